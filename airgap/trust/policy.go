@@ -1,0 +1,256 @@
+package trust
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/sigstore/sigstore/pkg/signature/payload"
+)
+
+// Mode says which images must be signed.
+type Mode string
+
+const (
+	// ModeSystem wants signatures for the distribution's own images, and for all
+	// while the policy names none of them.
+	ModeSystem Mode = "system"
+	// ModeAll wants one for every image. The zero Mode means the same.
+	ModeAll Mode = "all"
+	// ModeOff admits everything.
+	ModeOff Mode = "off"
+)
+
+// Optional claims in a payload that this project writes and checks.
+const (
+	// ClaimTag is the tag that the image was signed for.
+	ClaimTag = "tag"
+	// ClaimDevelopment is "true" in what a development key signed.
+	ClaimDevelopment = "development"
+)
+
+// ParseMode reads a Mode as an operator writes it; the empty string is the default, system.
+func ParseMode(s string) (Mode, error) {
+	switch m := Mode(s); m {
+	case "":
+		return ModeSystem, nil
+	case ModeSystem, ModeAll, ModeOff:
+		return m, nil
+	}
+	return "", fmt.Errorf("image-verification %q is not known: use system, all or off", s)
+}
+
+// Policy says whom to trust for what. The zero Policy refuses everything.
+type Policy struct {
+	Mode Mode
+	// ReleaseKeys came with the program, OperatorKeys from the host's administrator.
+	// Both may sign any image.
+	ReleaseKeys, OperatorKeys []Key
+	// Pins maps a full reference to the digest that its manifest must have, whoever
+	// signed it. The registry is not compared: a mirror may carry the image.
+	Pins map[string]v1.Hash
+	// System names further references whose repositories count as system images;
+	// the repositories in Pins always do.
+	System []string
+}
+
+// Signature is one cosign signature: the simple signing payload, and the raw
+// (not base64) signature over its bytes.
+type Signature struct {
+	Payload, Raw []byte
+}
+
+// Admitted stands for "this image, under this name, may be used". Only
+// [Policy.Admit] makes a valid one.
+type Admitted struct {
+	ref         name.Tag
+	digest      v1.Hash
+	by          string
+	key         Key
+	development bool
+	valid       bool
+}
+
+// Valid is false for the zero Admitted, which must not be used.
+func (a Admitted) Valid() bool { return a.valid }
+
+// Ref is the reference that the image was admitted under.
+func (a Admitted) Ref() name.Tag { return a.ref }
+
+// Digest is the manifest's digest.
+func (a Admitted) Digest() v1.Hash { return a.digest }
+
+// By says on what ground: the key, "not required" or "verification off".
+func (a Admitted) By() string { return a.by }
+
+// Verified is true when a trusted key's signature was the ground, and not a
+// policy that asked for none.
+func (a Admitted) Verified() bool { return a.key.verifier != nil }
+
+// Key is the key whose signature admitted the image, if Verified.
+func (a Admitted) Key() Key { return a.key }
+
+// Development is true when the signer claims to be a development key.
+func (a Admitted) Development() bool { return a.development }
+
+// Admit decides about one image: the reference it is to be used under, its
+// manifest's digest, and the signatures that came with it. A refusal is a
+// [*RefusedError].
+//
+// Admit does not read the image: whoever holds the Admitted must use bytes that
+// have been checked against its Digest.
+func (p Policy) Admit(ref name.Tag, manifest v1.Hash, sigs []Signature) (Admitted, error) {
+	refuse := func(r Reason, format string, args ...any) (Admitted, error) {
+		return Admitted{}, &RefusedError{Ref: ref.String(), Digest: manifest.String(), Reason: r, Detail: fmt.Sprintf(format, args...)}
+	}
+	if ref.RepositoryStr() == "" || ref.TagStr() == "" || manifest.Algorithm != "sha256" || len(manifest.Hex) != 64 {
+		return refuse(ReasonPolicy, "a reference with a tag and a sha256 digest are needed")
+	}
+	switch p.Mode {
+	case ModeOff:
+		return Admitted{ref: ref, digest: manifest, by: "verification off", valid: true}, nil
+	case ModeSystem, ModeAll, "":
+	default:
+		return refuse(ReasonPolicy, "verification mode %q is not known: use system, all or off", string(p.Mode))
+	}
+	system, pin, err := p.look(ref)
+	if err != nil {
+		return refuse(ReasonPolicy, "%v", err)
+	}
+	if pin != (v1.Hash{}) && pin != manifest {
+		return refuse(ReasonPinned, "this release has %s under that name; use the bundle of this release, or the rke2 of that one", pin)
+	}
+	// With nothing to tell system images by, every image might be one.
+	required := p.Mode != ModeSystem || system || len(p.Pins)+len(p.System) == 0
+
+	closest := &RefusedError{Reason: ReasonUnsigned, Detail: "no signature came with it"}
+	for _, s := range sigs {
+		adm, fault := p.check(ref, manifest, s)
+		if fault == nil {
+			return adm, nil
+		}
+		if fault.Reason.rank() > closest.Reason.rank() {
+			closest = fault
+		}
+	}
+	if !required {
+		return Admitted{ref: ref, digest: manifest, by: "not required", valid: true}, nil
+	}
+	return refuse(closest.Reason, "%s", closest.Detail)
+}
+
+// look finds out whether ref is a system image, and the digest that it is pinned
+// to, if any. A pin for exactly ref wins over pins of the same path and tag at
+// other registries; those must agree among themselves.
+func (p Policy) look(ref name.Tag) (system bool, pin v1.Hash, err error) {
+	var exact, elsewhere []v1.Hash
+	for full, h := range p.Pins {
+		t, err := name.NewTag(full, name.StrictValidation)
+		if err != nil {
+			return false, v1.Hash{}, fmt.Errorf("pinned reference %q: %w", full, err)
+		}
+		if h.Algorithm != "sha256" || len(h.Hex) != 64 {
+			return false, v1.Hash{}, fmt.Errorf("pinned reference %q has no sha256 digest", full)
+		}
+		if t.RepositoryStr() != ref.RepositoryStr() {
+			continue
+		}
+		system = true
+		switch {
+		case t.TagStr() != ref.TagStr():
+		case t.RegistryStr() == ref.RegistryStr():
+			exact = append(exact, h)
+		default:
+			elsewhere = append(elsewhere, h)
+		}
+	}
+	for _, s := range p.System {
+		r, err := name.ParseReference(s)
+		if err != nil {
+			return false, v1.Hash{}, fmt.Errorf("system image %q: %w", s, err)
+		}
+		system = system || r.Context().RepositoryStr() == ref.RepositoryStr()
+	}
+	pins := exact
+	if len(pins) == 0 {
+		pins = elsewhere
+	}
+	for _, h := range pins {
+		if h != pins[0] {
+			return false, v1.Hash{}, fmt.Errorf("%s:%s is pinned to two digests", ref.RepositoryStr(), ref.TagStr())
+		}
+		pin = h
+	}
+	return system, pin, nil
+}
+
+// check verifies one signature with every key, and then what it claims.
+func (p Policy) check(ref name.Tag, manifest v1.Hash, s Signature) (Admitted, *RefusedError) {
+	fault := func(r Reason, format string, args ...any) (Admitted, *RefusedError) {
+		return Admitted{}, &RefusedError{Reason: r, Detail: fmt.Sprintf(format, args...)}
+	}
+	if len(s.Payload) == 0 || len(s.Raw) == 0 {
+		return fault(ReasonMalformed, "its payload or its signature is empty")
+	}
+	key, ok := p.signer(s)
+	if !ok {
+		known := p.keyNames()
+		if known == "" {
+			return fault(ReasonNoKeys, "this program carries no release key; add the signer's public key as a *.pub file to the host's trust folder")
+		}
+		return fault(ReasonWrongKey, "none of the trusted keys made its signature (%s); if you trust the signer, add its public key as a *.pub file to the host's trust folder", known)
+	}
+	// From here on the payload is what a trusted key signed.
+	var claim payload.Cosign
+	if err := json.Unmarshal(s.Payload, &claim); err != nil {
+		return fault(ReasonMalformed, "%s signed a payload that is not a cosign signature payload: %v", key, err)
+	}
+	if got := claim.Image.DigestStr(); got != manifest.String() {
+		return fault(ReasonWrongDigest, "%s signed %s", key, got)
+	}
+	if got := claim.Image.RepositoryStr(); got != ref.RepositoryStr() {
+		return fault(ReasonWrongRepo, "%s signed it as %s", key, claim.ClaimedIdentity)
+	}
+	// cosign may put the tag into the identity; ours is an optional claim.
+	identity := claim.ClaimedIdentity
+	if i := strings.LastIndexByte(identity, ':'); i > strings.LastIndexByte(identity, '/') && identity[i+1:] != ref.TagStr() {
+		return fault(ReasonWrongTag, "%s signed it as %s", key, identity)
+	}
+	if v, ok := claim.Annotations[ClaimTag]; ok && v != ref.TagStr() {
+		return fault(ReasonWrongTag, "%s signed it for tag %v", key, v)
+	}
+	return Admitted{
+		ref: ref, digest: manifest, by: key.String(), key: key, valid: true,
+		development: fmt.Sprint(claim.Annotations[ClaimDevelopment]) == "true",
+	}, nil
+}
+
+// signer returns the first trusted key that made the signature.
+func (p Policy) signer(s Signature) (Key, bool) {
+	for _, keys := range [][]Key{p.ReleaseKeys, p.OperatorKeys} {
+		for _, k := range keys {
+			if k.verifier == nil {
+				continue
+			}
+			if err := k.verifier.VerifySignature(bytes.NewReader(s.Raw), bytes.NewReader(s.Payload)); err == nil {
+				return k, true
+			}
+		}
+	}
+	return Key{}, false
+}
+
+func (p Policy) keyNames() string {
+	var names []string
+	for _, keys := range [][]Key{p.ReleaseKeys, p.OperatorKeys} {
+		for _, k := range keys {
+			if k.verifier != nil {
+				names = append(names, k.String())
+			}
+		}
+	}
+	return strings.Join(names, ", ")
+}
