@@ -1,0 +1,306 @@
+package airgap
+
+import (
+	"archive/tar"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+func refs(t ...name.Tag) []name.Tag { return t }
+
+// foreign collects the images of an OCI layout that somebody else wrote.
+type foreign struct {
+	a        *Archive
+	images   []Image
+	byDigest map[v1.Hash]int
+	pending  []attachment // whose subject is not known yet
+}
+
+// resolveLayout reads the index of an OCI layout, and compares it with the
+// docker-archive's manifest.json if there is one.
+func (a *Archive) resolveLayout(h head) error {
+	var layout struct {
+		ImageLayoutVersion string `json:"imageLayoutVersion"`
+	}
+	if err := unmarshal(h.layout, &layout, layoutFile); err != nil {
+		return err
+	}
+	if layout.ImageLayoutVersion != "1.0.0" {
+		return fmt.Errorf("%w: %s: version %q is not known", ErrDamaged, layoutFile, layout.ImageLayoutVersion)
+	}
+	idx, err := parseIndex(h.index)
+	if err != nil {
+		return err
+	}
+	f := &foreign{a: a, byDigest: map[v1.Hash]int{}}
+	for _, d := range idx.Manifests {
+		if err := f.add(d); err != nil {
+			return err
+		}
+	}
+	if err := f.attach(); err != nil {
+		return err
+	}
+	if h.manifest != nil {
+		if err := f.compare(h.manifest); err != nil {
+			return err
+		}
+	}
+	if len(f.images) == 0 {
+		return fmt.Errorf("%w: %w", ErrNotArchive, errNoImages)
+	}
+	for i := range f.images {
+		f.images[i].sortRefs()
+	}
+	sortImages(f.images)
+	a.images = f.images
+	return nil
+}
+
+func (i *Image) sortRefs() {
+	slices.SortFunc(i.Refs, func(x, y name.Tag) int { return strings.Compare(x.String(), y.String()) })
+	i.Refs = slices.CompactFunc(i.Refs, func(x, y name.Tag) bool { return x.String() == y.String() })
+}
+
+// signatureTag is cosign's tag convention for what is attached to an image.
+var signatureTag = regexp.MustCompile(`(?:^|:)sha256-([0-9a-f]{64})\.(sig|att)$`)
+
+// add takes one descriptor of index.json.
+func (f *foreign) add(d v1.Descriptor) error {
+	named := d.Annotations[AnnotationImageName]
+	if named == "" {
+		named = d.Annotations[AnnotationRefName]
+	}
+	kind := d.Annotations[AnnotationKind]
+	if kind == KindSignatures || kind == KindAttestations {
+		// Without a subject (cosign save) it is about the layout's one image.
+		subject, _ := v1.NewHash(d.Annotations[AnnotationSigns])
+		f.pending = append(f.pending, attachment{kind, subject, bare(d)})
+		return nil
+	}
+	if m := signatureTag.FindStringSubmatch(named); m != nil {
+		kind = map[string]string{"sig": KindSignatures, "att": KindAttestations}[m[2]]
+		f.pending = append(f.pending, attachment{kind, v1.Hash{Algorithm: "sha256", Hex: m[1]}, bare(d)})
+		return nil
+	}
+	img := Image{Desc: bare(d), Platform: d.Platform, Sets: splitSets(d.Annotations[AnnotationSets])}
+	// A bare word in ref.name is a tag without a repository: no name to find it by.
+	if d.Annotations[AnnotationImageName] != "" || strings.ContainsAny(named, "/:@") {
+		tag, dig, err := parseName(named)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%w: %s: %w", ErrDamaged, indexFile, err)
+		case tag != nil:
+			img.Refs = refs(*tag)
+		default:
+			img.Digests = []name.Digest{*dig}
+		}
+	}
+	return f.descend(img, 0)
+}
+
+// descend adds an image, or each image of an image index that is present.
+func (f *foreign) descend(img Image, depth int) error {
+	switch {
+	case isIndex(img.Desc.MediaType):
+		return f.children(img, depth)
+	case img.Desc.MediaType.IsImage(), img.Desc.MediaType == "":
+		return f.image(img)
+	}
+	return nil // not a container image
+}
+
+func (f *foreign) children(img Image, depth int) error {
+	what := "image index " + img.label()
+	if depth >= maxNesting {
+		return fmt.Errorf("%w: %s: more than %d indexes within each other", ErrRefusedContent, what, maxNesting)
+	}
+	if err := f.a.present(img.Desc, what, "index"); err != nil {
+		return err
+	}
+	b, err := f.a.readBlob(img.Desc.Digest, maxManifest)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	idx, err := parseIndex(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	found := 0
+	for _, d := range idx.Manifests {
+		if _, ok := f.a.blobs[d.Digest]; !ok {
+			continue // archives often hold one platform of many
+		}
+		found++
+		if d.Annotations["vnd.docker.reference.type"] != "" {
+			continue // BuildKit's attestations
+		}
+		child := img
+		child.Desc, child.Platform, child.Index = bare(d), d.Platform, img.Desc.Digest
+		if err := f.descend(child, depth+1); err != nil {
+			return err
+		}
+	}
+	if found == 0 {
+		return fmt.Errorf("%w: %s: none of its %d manifests is in the archive", ErrDamaged, what, len(idx.Manifests))
+	}
+	return nil
+}
+
+func (f *foreign) image(img Image) error {
+	if err := f.a.reach(img.Desc, "image "+img.label()); err != nil {
+		return err
+	}
+	if img.Platform == nil {
+		m, _, err := f.a.manifest(img.Desc.Digest)
+		if err != nil {
+			return err
+		}
+		if m.Config.MediaType != "" && !m.Config.MediaType.IsConfig() {
+			return nil // an artifact, not a container image
+		}
+		img.Platform, err = platformOf(m, func(h v1.Hash) ([]byte, error) { return f.a.readBlob(h, maxManifest) })
+		if err != nil {
+			return fmt.Errorf("image %s: %w", img.label(), err)
+		}
+	}
+	if i, ok := f.byDigest[img.Desc.Digest]; ok {
+		f.images[i].Refs = append(f.images[i].Refs, img.Refs...)
+		f.images[i].Digests = append(f.images[i].Digests, img.Digests...)
+		return nil
+	}
+	f.byDigest[img.Desc.Digest] = len(f.images)
+	f.images = append(f.images, img)
+	return nil
+}
+
+// label names an image in messages.
+func (i Image) label() string {
+	switch {
+	case len(i.Refs) > 0:
+		return i.Refs[0].String()
+	case len(i.Digests) > 0:
+		return i.Digests[0].String()
+	}
+	return i.Desc.Digest.String()
+}
+
+// attach finds the subjects of signatures and keeps those that are here.
+func (f *foreign) attach() error {
+	for _, at := range f.pending {
+		if at.subject == (v1.Hash{}) {
+			if len(f.images) != 1 {
+				continue // it may be about any of them
+			}
+			at.subject = f.images[0].Desc.Digest
+			if f.images[0].Index != (v1.Hash{}) {
+				at.subject = f.images[0].Index
+			}
+		}
+		if err := f.a.reach(at.desc, "signatures of "+at.subject.String()); err != nil {
+			return err
+		}
+		f.a.attached = append(f.a.attached, at)
+	}
+	return nil
+}
+
+// compare holds manifest.json against the index: tools that read one must find
+// what tools that read the other find.
+func (f *foreign) compare(raw []byte) error {
+	var docker []dockerImage
+	if err := unmarshal(raw, &docker, manifestFile); err != nil {
+		return err
+	}
+	byConfig := map[v1.Hash][]int{}
+	byRef := map[string][]int{}
+	for i, img := range f.images {
+		m, _, err := f.a.manifest(img.Desc.Digest)
+		if err != nil {
+			return err
+		}
+		byConfig[m.Config.Digest] = append(byConfig[m.Config.Digest], i)
+		for _, t := range img.Refs {
+			byRef[t.Name()] = append(byRef[t.Name()], i)
+		}
+	}
+	for _, d := range docker {
+		same := byConfig[configDigest(d.Config)]
+		for _, s := range d.RepoTags {
+			tag, err := ParseTag(s)
+			if err != nil {
+				return fmt.Errorf("%w: %s: %w", ErrDamaged, manifestFile, err)
+			}
+			named := byRef[tag.Name()]
+			switch {
+			case len(named) > 0 && !intersect(named, same):
+				return fmt.Errorf("%w: %s and %s mean different images by %s", ErrDamaged, indexFile, manifestFile, tag)
+			case len(named) == 0 && len(same) == 0:
+				return fmt.Errorf("%w: %s names %s, whose image is not in %s", ErrDamaged, manifestFile, tag, indexFile)
+			case len(named) == 0:
+				f.images[same[0]].Refs = append(f.images[same[0]].Refs, tag)
+			}
+		}
+	}
+	return nil
+}
+
+func intersect(a, b []int) bool {
+	return slices.ContainsFunc(a, func(x int) bool { return slices.Contains(b, x) })
+}
+
+// configDigest reads the digest from a config's name in manifest.json.
+func configDigest(s string) v1.Hash {
+	h, err := v1.NewHash("sha256:" + strings.TrimSuffix(path.Base(s), ".json"))
+	if err != nil {
+		return v1.Hash{}
+	}
+	return h
+}
+
+// resolveDocker lists the images of a legacy docker-archive. Its blobs have no
+// digests to verify; links between layers are its own convention and stay inside.
+func (a *Archive) resolveDocker(s *scanner) error {
+	for _, l := range s.links {
+		to := path.Join(path.Dir(l.name), l.link)
+		if path.IsAbs(l.link) || to == ".." || strings.HasPrefix(to, "../") {
+			return fmt.Errorf("%w: the link %s leads outside the archive, to %q", ErrRefusedContent, l.name, l.link)
+		}
+		if l.kind == tar.TypeSymlink && s.names[to] {
+			s.names[l.name] = true
+		}
+	}
+	var docker []dockerImage
+	if err := unmarshal(s.head.manifest, &docker, manifestFile); err != nil {
+		return err
+	}
+	for _, d := range docker {
+		img := Image{Desc: v1.Descriptor{MediaType: types.DockerManifestSchema2}}
+		for _, t := range d.RepoTags {
+			tag, err := ParseTag(t)
+			if err != nil {
+				return fmt.Errorf("%w: %s: %w", ErrDamaged, manifestFile, err)
+			}
+			img.Refs = append(img.Refs, tag)
+		}
+		img.sortRefs()
+		for _, part := range append([]string{d.Config}, d.Layers...) {
+			if !s.names[path.Clean(part)] {
+				return fmt.Errorf("%w: image %s: its part %q is missing", ErrDamaged, strings.Join(d.RepoTags, ", "), part)
+			}
+		}
+		a.images = append(a.images, img)
+	}
+	if len(a.images) == 0 {
+		return fmt.Errorf("%w: %w", ErrNotArchive, errNoImages)
+	}
+	sortImages(a.images)
+	return nil
+}

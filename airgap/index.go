@@ -1,0 +1,269 @@
+package airgap
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// unmarshal decodes one JSON value with nothing after it.
+func unmarshal(b []byte, v any, what string) error {
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrDamaged, what, err)
+	}
+	return nil
+}
+
+// parseIndex decodes an OCI image index or docker manifest list.
+func parseIndex(b []byte) (*v1.IndexManifest, error) {
+	idx := &v1.IndexManifest{}
+	if err := unmarshal(b, idx, indexFile); err != nil {
+		return nil, err
+	}
+	if idx.SchemaVersion != 2 {
+		return nil, fmt.Errorf("%w: %s: schema version %d, not 2", ErrDamaged, indexFile, idx.SchemaVersion)
+	}
+	for _, d := range idx.Manifests {
+		if d.Size < 0 || d.Digest.Hex == "" {
+			return nil, fmt.Errorf("%w: %s: a descriptor without digest or size", ErrDamaged, indexFile)
+		}
+	}
+	return idx, nil
+}
+
+// parseManifest decodes an image manifest and refuses what lacks its parts.
+func parseManifest(b []byte, h v1.Hash) (*v1.Manifest, error) {
+	m := &v1.Manifest{}
+	if err := unmarshal(b, m, "manifest "+h.String()); err != nil {
+		return nil, err
+	}
+	if m.SchemaVersion != 2 || m.Config.Digest.Hex == "" {
+		return nil, fmt.Errorf("%w: manifest %s is not an image manifest", ErrDamaged, h)
+	}
+	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
+		if d.Size < 0 || d.Digest.Hex == "" {
+			return nil, fmt.Errorf("%w: manifest %s has a descriptor without digest or size", ErrDamaged, h)
+		}
+	}
+	return m, nil
+}
+
+// Manifest returns an image manifest and its bytes, which have the digest h.
+func (a *Archive) Manifest(h v1.Hash) (*v1.Manifest, []byte, error) {
+	if err := a.whole(); err != nil {
+		return nil, nil, err
+	}
+	m, b, err := a.manifest(h)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading bundle %s: %w", a.file, err)
+	}
+	return m, b, nil
+}
+
+func (a *Archive) manifest(h v1.Hash) (*v1.Manifest, []byte, error) {
+	b, err := a.readBlob(h, maxManifest)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := parseManifest(b, h)
+	return m, b, err
+}
+
+// bundleImages reads the index of a bundle of ours, which has only what [Write]
+// puts there, in its order.
+func bundleImages(idx *v1.IndexManifest) ([]Image, []attachment, error) {
+	wrong := func(d v1.Descriptor, what string) error {
+		return fmt.Errorf("%w: %s: %s: %s", ErrDamaged, indexFile, d.Digest, what)
+	}
+	var images []Image
+	var attached []attachment
+	byDigest := map[v1.Hash]int{}
+	last := ""
+	for _, d := range idx.Manifests {
+		switch d.Annotations[AnnotationKind] {
+		case KindImage:
+			ref := d.Annotations[AnnotationImageName]
+			tag, err := ParseTag(ref)
+			if err != nil || tag.String() != ref || d.Annotations[AnnotationRefName] != ref {
+				return nil, nil, wrong(d, "its names are not one full reference")
+			}
+			if len(attached) > 0 || ref <= last {
+				return nil, nil, wrong(d, "it is out of order")
+			}
+			if d.Platform == nil {
+				return nil, nil, wrong(d, "it has no platform")
+			}
+			sets := splitSets(d.Annotations[AnnotationSets])
+			if strings.Join(sets, ",") != d.Annotations[AnnotationSets] {
+				return nil, nil, wrong(d, "its sets are not in order")
+			}
+			last = ref
+			desc := bare(d)
+			if i, ok := byDigest[d.Digest]; ok {
+				images[i].Refs = append(images[i].Refs, tag)
+				continue
+			}
+			byDigest[d.Digest] = len(images)
+			images = append(images, Image{Refs: refs(tag), Desc: desc, Platform: d.Platform, Sets: sets})
+		case KindSignatures, KindAttestations:
+			subject, err := v1.NewHash(d.Annotations[AnnotationSigns])
+			if err != nil {
+				return nil, nil, wrong(d, "it does not say what it signs")
+			}
+			if _, ok := byDigest[subject]; !ok {
+				return nil, nil, wrong(d, "it signs "+subject.String()+", which is not in the bundle")
+			}
+			attached = append(attached, attachment{d.Annotations[AnnotationKind], subject, bare(d)})
+		default:
+			return nil, nil, wrong(d, "it is of no known kind")
+		}
+	}
+	return images, attached, nil
+}
+
+// bare is the descriptor without what index.json says about it beside its bytes.
+func bare(d v1.Descriptor) v1.Descriptor {
+	return v1.Descriptor{MediaType: d.MediaType, Size: d.Size, Digest: d.Digest, Platform: d.Platform}
+}
+
+func splitSets(s string) []string {
+	if s == "" {
+		return nil
+	}
+	sets := strings.Split(s, ",")
+	for i := range sets {
+		sets[i] = strings.TrimSpace(sets[i])
+	}
+	slices.Sort(sets)
+	return slices.Compact(sets)
+}
+
+// resolve makes images, attachments and the table of blobs of what a whole scan found.
+func (a *Archive) resolve(s *scanner) error {
+	a.descs = map[v1.Hash]v1.Descriptor{}
+	if s.ours {
+		a.format = FormatOCI
+		return a.resolveBundle(s.head)
+	}
+	hasIndex := s.head.index != nil && s.head.layout != nil
+	if !hasIndex && s.head.manifest != nil {
+		a.format = FormatDockerArchive
+		return a.resolveDocker(s)
+	}
+	if !hasIndex {
+		return fmt.Errorf("%w: a tar without %s and %s, and without %s", ErrNotArchive, layoutFile, indexFile, manifestFile)
+	}
+	if len(s.links) > 0 {
+		return fmt.Errorf("%w: %s is a link", ErrRefusedContent, s.links[0].name)
+	}
+	a.format = FormatOCI
+	return a.resolveLayout(s.head)
+}
+
+// resolveBundle checks that a bundle of ours is exactly what its index implies.
+func (a *Archive) resolveBundle(h head) error {
+	images, attached, err := bundleImages(h.idx)
+	if err != nil {
+		return err
+	}
+	for _, img := range images {
+		if err := a.reach(img.Desc, "image "+img.Refs[0].String()); err != nil {
+			return err
+		}
+	}
+	for _, at := range attached {
+		if err := a.reach(at.desc, "signatures of "+at.subject.String()); err != nil {
+			return err
+		}
+	}
+	for _, b := range a.order {
+		if _, ok := a.descs[b]; !ok {
+			return fmt.Errorf("%w: blob %s belongs to no image", ErrDamaged, b)
+		}
+	}
+	want, err := dockerManifest(images, func(d v1.Hash) (*v1.Manifest, error) {
+		m, _, err := a.manifest(d)
+		return m, err
+	})
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(want, h.manifest) {
+		return fmt.Errorf("%w: %s is not what %s implies", ErrDamaged, manifestFile, indexFile)
+	}
+	// After a scan of the head only, images are in use already.
+	if a.images == nil {
+		a.images = images
+	}
+	a.attached = attached
+	return nil
+}
+
+// reach checks that a manifest and all it needs are in the archive with the sizes
+// that it says, and notes their descriptors.
+func (a *Archive) reach(d v1.Descriptor, what string) error {
+	if err := a.present(d, what, "manifest"); err != nil {
+		return err
+	}
+	m, _, err := a.manifest(d.Digest)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if err := a.present(m.Config, what, "config"); err != nil {
+		return err
+	}
+	for i, l := range m.Layers {
+		if _, ok := a.blobs[l.Digest]; !ok && !l.MediaType.IsDistributable() && len(l.URLs) > 0 {
+			continue // never shipped, by its maker's licence
+		}
+		if err := a.present(l, what, fmt.Sprintf("layer %d of %d", i+1, len(m.Layers))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Archive) present(d v1.Descriptor, what, part string) error {
+	e, ok := a.blobs[d.Digest]
+	if !ok {
+		return fmt.Errorf("%w: %s: its %s, blob %s, is missing", ErrDamaged, what, part, d.Digest)
+	}
+	if e.size != d.Size {
+		return fmt.Errorf("%w: %s: its %s, blob %s, has %d bytes instead of %d", ErrDamaged, what, part, d.Digest, e.size, d.Size)
+	}
+	if _, ok := a.descs[d.Digest]; !ok {
+		a.descs[d.Digest] = bare(d)
+	}
+	return nil
+}
+
+// platformOf reads an image's platform from its config; nil if it does not say.
+func platformOf(m *v1.Manifest, blob func(v1.Hash) ([]byte, error)) (*v1.Platform, error) {
+	switch m.Config.MediaType {
+	case types.OCIConfigJSON, types.DockerConfigJSON, "":
+	default:
+		return nil, nil
+	}
+	b, err := blob(m.Config.Digest)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := v1.ParseConfigFile(io.LimitReader(bytes.NewReader(b), maxManifest))
+	if err != nil {
+		return nil, fmt.Errorf("%w: config %s: %w", ErrDamaged, m.Config.Digest, err)
+	}
+	if cfg.OS == "" && cfg.Architecture == "" {
+		return nil, nil
+	}
+	return cfg.Platform(), nil
+}
+
+// errNoImages is for archives that are sound and hold none.
+var errNoImages = errors.New("it holds no images")

@@ -1,0 +1,27 @@
+package trust
+
+import (
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// Pinned admits a reference with the digest that the policy pins it to, without
+// any signature: the digest came with the program, so bytes that match it are
+// the release's. It is false where nothing is pinned, or the pins disagree.
+func (p Policy) Pinned(ref name.Tag) (Admitted, bool) {
+	_, pin, err := p.look(ref)
+	if err != nil || pin == (v1.Hash{}) {
+		return Admitted{}, false
+	}
+	return Admitted{ref: ref, digest: pin, by: "pinned by the release", valid: true}, true
+}
+
+// Required reports whether an image must carry a trusted signature to be
+// admitted under ref.
+func (p Policy) Required(ref name.Tag) bool {
+	if p.Mode == ModeOff {
+		return false
+	}
+	system, _, err := p.look(ref)
+	return err != nil || p.Mode != ModeSystem || system || len(p.Pins)+len(p.System) == 0
+}
