@@ -1,0 +1,143 @@
+// Package config holds what one node was told to be: the settings of this
+// product, after command line, environment and configuration file were merged.
+// The engine's own settings (addresses, tokens, etcd …) stay in the engine.
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/rancher/rke2/airgap"
+	"github.com/rancher/rke2/airgap/trust"
+	"github.com/rancher/rke2/images"
+)
+
+// Role says what a node runs.
+type Role string
+
+// The roles, named as their commands are.
+const (
+	Server Role = "server"
+	Agent  Role = "agent"
+)
+
+// Roles of images, as images.ReleaseImage.Role names them.
+const (
+	RoleRuntime    = "runtime"
+	RoleKubernetes = "kubernetes"
+	RoleEtcd       = "etcd"
+	RolePause      = "pause"
+)
+
+// Config is one node's settings. It is complete and checked when New made it.
+type Config struct {
+	Role                  Role
+	DataDir               string // absolute
+	Offline               bool
+	Debug                 bool
+	CNI                   string
+	Verification          trust.Mode
+	TrustDir              string
+	PrivateRegistry       string            // registries.yaml
+	SystemDefaultRegistry string            // host[:port] that stands in for the release's registry
+	AirgapExtraRegistries []string          // imported images are tagged for these as well
+	ImageOverrides        map[string]string // image role to reference, where the operator names another image
+	ExtraEnv              map[string][]string
+	ExtraMounts           map[string][]string
+	Release               images.Release
+}
+
+// Check reports the first setting that cannot work, in the operator's words.
+func (c Config) Check() error {
+	if !filepath.IsAbs(c.DataDir) {
+		return fmt.Errorf("data-dir %q must be an absolute path", c.DataDir)
+	}
+	switch c.Verification {
+	case trust.ModeSystem, trust.ModeAll, trust.ModeOff:
+	default:
+		return fmt.Errorf("image-verification %q: must be one of system, all, off", c.Verification)
+	}
+	if c.CNI != "none" {
+		return fmt.Errorf("cni %q: this release packages no network charts; set `cni: none` and install a CNI plugin in /opt/cni/bin and /etc/cni/net.d", c.CNI)
+	}
+	for _, role := range []string{RoleRuntime, RoleKubernetes, RoleEtcd, RolePause} {
+		if _, err := c.Image(role); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ImagesDir is the folder that operators drop bundles into.
+func (c Config) ImagesDir() string { return filepath.Join(c.DataDir, "agent", "images") }
+
+// PodManifestsDir is the kubelet's static pod folder.
+func (c Config) PodManifestsDir() string { return filepath.Join(c.DataDir, "agent", "pod-manifests") }
+
+// Image is the reference this node uses for an image role: the operator's
+// override, else the release's, moved to system-default-registry if one is set.
+func (c Config) Image(role string) (name.Tag, error) {
+	if ref := c.ImageOverrides[role]; ref != "" {
+		tag, err := airgap.ParseTag(ref)
+		if err != nil {
+			return name.Tag{}, fmt.Errorf("%s-image: %w", role, err)
+		}
+		return tag, nil
+	}
+	image, ok := c.Release.Image(role)
+	if !ok {
+		return name.Tag{}, fmt.Errorf("this rke2 was built without a release (no %s image is named in it): build it with `make airgap`, or name the image with --%s-image", role, role)
+	}
+	tag, err := airgap.ParseTag(image.Reference)
+	if err != nil {
+		return name.Tag{}, fmt.Errorf("%s image of the release: %w", role, err)
+	}
+	if c.SystemDefaultRegistry == "" {
+		return tag, nil
+	}
+	return Move(tag, c.SystemDefaultRegistry)
+}
+
+// ComponentImage is the reference of a control-plane component's image, by the
+// component's name: an override for just that component, else its role's image.
+func (c Config) ComponentImage(component string) (name.Tag, error) {
+	if c.ImageOverrides[component] != "" {
+		return c.Image(component)
+	}
+	if component == RoleEtcd {
+		return c.Image(RoleEtcd)
+	}
+	return c.Image(RoleKubernetes)
+}
+
+// Move is the same repository path and tag in another registry.
+func Move(tag name.Tag, registry string) (name.Tag, error) {
+	moved, err := airgap.ParseTag(strings.TrimSuffix(registry, "/") + "/" + tag.RepositoryStr() + ":" + tag.TagStr())
+	if err != nil {
+		return name.Tag{}, fmt.Errorf("system-default-registry %q: %w", registry, err)
+	}
+	return moved, nil
+}
+
+// Candidates are the references under which a bundle may carry the image of a
+// role: the release's own name first, then the one in system-default-registry.
+func (c Config) Candidates(role string) ([]name.Tag, error) {
+	wanted, err := c.Image(role)
+	if err != nil {
+		return nil, err
+	}
+	if c.ImageOverrides[role] != "" || c.SystemDefaultRegistry == "" {
+		return []name.Tag{wanted}, nil
+	}
+	plain := c
+	plain.SystemDefaultRegistry = ""
+	first, err := plain.Image(role)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Compact([]name.Tag{first, wanted}), nil
+}

@@ -1,0 +1,256 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/k3s-io/k3s/pkg/cli/cmds"
+	daemonconfig "github.com/k3s-io/k3s/pkg/daemons/config"
+	"github.com/k3s-io/k3s/pkg/daemons/executor"
+	"github.com/k3s-io/k3s/pkg/signals"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+
+	"github.com/rancher/rke2/runtime/config"
+	"github.com/rancher/rke2/runtime/host"
+)
+
+// Content is what the node got ready before the engine starts.
+type Content interface {
+	// Bin is the folder of the node's executables (containerd, kubelet, …).
+	Bin() string
+	// Import brings the node's images into the containerd at address, control
+	// plane first, and calls ready with each reference as soon as containers
+	// of it can start. It returns when everything is in.
+	Import(ctx context.Context, address string, ready func(reference string)) error
+	// Pinned is the immutable form (name@digest) of a reference whose digest
+	// is known from the release, else the reference itself.
+	Pinned(reference string) string
+}
+
+// Executor runs what the engine asks for on this node: containerd and the
+// kubelet as supervised children, the control plane as static pods.
+type Executor struct {
+	config  config.Config
+	host    host.Facts
+	content Content
+	log     *slog.Logger
+
+	images         *readiness // by reference
+	apiServerReady <-chan struct{}
+	etcdReady      chan struct{}
+	criReady       chan struct{}
+	node           *daemonconfig.Node
+
+	children sync.WaitGroup
+	stopping context.Context // ends the children; see stop
+	stop     func()
+	failed   atomic.Pointer[error]
+}
+
+var _ executor.Executor = (*Executor)(nil)
+
+func newExecutor(c config.Config, facts host.Facts, content Content, log *slog.Logger) *Executor {
+	e := &Executor{
+		config: c, host: facts, content: content, log: log,
+		images:    newReadiness(),
+		etcdReady: make(chan struct{}),
+		criReady:  make(chan struct{}),
+	}
+	// The engine returns before the contexts that it handed out are done, so
+	// the children have one of their own.
+	stopping, cancel := context.WithCancel(context.Background())
+	e.stopping = stopping
+	e.stop = func() {
+		cancel()
+		e.children.Wait()
+	}
+	return e
+}
+
+// goWith runs f beside the engine, with a context that ends when the engine's
+// does or when the node stops, and makes stop wait for it.
+func (e *Executor) goWith(ctx context.Context, f func(context.Context)) {
+	ctx, cancel := context.WithCancel(ctx)
+	context.AfterFunc(e.stopping, cancel)
+	e.children.Go(func() {
+		defer cancel()
+		f(ctx)
+	})
+}
+
+// fail ends the node with the first error that made it end.
+func (e *Executor) fail(err error) {
+	if e.failed.CompareAndSwap(nil, &err) {
+		signals.RequestShutdown(err)
+	}
+}
+
+func (e *Executor) failure() error {
+	if err := e.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// poll is how often a component that is coming up is asked. A cold start waits
+// for five of them in a row, so seconds here are seconds there.
+const poll = 100 * time.Millisecond
+
+// Bootstrap is the engine's call when the node's configuration is known.
+func (e *Executor) Bootstrap(ctx context.Context, node *daemonconfig.Node, _ cmds.Agent) error {
+	e.node = node
+	pause, err := e.config.Image(config.RolePause)
+	if err != nil {
+		return err
+	}
+	node.AgentConfig.PauseImage = pause.String()
+	// Shims are started from, and keep running in, the versioned folder.
+	if err := os.Setenv("PATH", e.content.Bin()+string(os.PathListSeparator)+os.Getenv("PATH")); err != nil {
+		return err
+	}
+	e.apiServerReady = e.waitAPIServer(ctx, node.AgentConfig.KubeConfigK3sController)
+	if err := os.MkdirAll(e.config.PodManifestsDir(), 0o700); err != nil {
+		return fmt.Errorf("making the static pod folder: %w", err)
+	}
+	return e.removeForeignPods()
+}
+
+// removeForeignPods takes away static pods of components that this node does
+// not run (any more), so that a server turned agent stops serving.
+func (e *Executor) removeForeignPods() error {
+	run := map[string]bool{}
+	if e.config.Role == config.Server {
+		s := cmds.ServerConfig
+		run["etcd"] = !s.DisableETCD && s.DatastoreEndpoint == ""
+		run["kube-apiserver"] = !s.DisableAPIServer
+		run["kube-controller-manager"] = !s.DisableControllerManager
+		run["kube-scheduler"] = !s.DisableScheduler
+	}
+	for _, name := range components {
+		if run[name] {
+			continue
+		}
+		if err := os.Remove(e.manifestPath(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("removing the static pod %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Kubelet starts the kubelet and keeps it running.
+func (e *Executor) Kubelet(ctx context.Context, args []string) error {
+	if e.host.CgroupV1 {
+		args = append(args, "--fail-cgroupv1=false")
+	}
+	kubelet := process{
+		name:    "kubelet",
+		path:    filepath.Join(e.content.Bin(), "kubelet"),
+		args:    args,
+		logFile: filepath.Join(e.config.DataDir, "agent", "logs", "kubelet.log"),
+		log:     e.log,
+	}
+	e.goWith(ctx, kubelet.keep)
+	return nil
+}
+
+// KubeProxy is not run: no image of this release holds kube-proxy's tools.
+func (e *Executor) KubeProxy(context.Context, []string) error {
+	return errors.New("kube-proxy is not part of this release")
+}
+
+// Docker is not a runtime of this product.
+func (e *Executor) Docker(context.Context, *daemonconfig.Node) error {
+	return errors.New("docker is not supported as the container runtime: remove the option")
+}
+
+// CRI is not used: containerd is always ours, except on nodes without an
+// agent, where there is nothing to wait for.
+func (e *Executor) CRI(_ context.Context, node *daemonconfig.Node) error {
+	if node.ContainerRuntimeEndpoint != "/dev/null" {
+		return errors.New("an external container runtime is not supported")
+	}
+	close(e.criReady)
+	return nil
+}
+
+// CNI does nothing: network plugins are deployed as charts, or by the operator.
+func (e *Executor) CNI(context.Context, *sync.WaitGroup, *daemonconfig.Node) error { return nil }
+
+// CloudControllerManager is never asked for (see engineDefaults).
+func (e *Executor) CloudControllerManager(context.Context, <-chan struct{}, []string) error {
+	return errors.New("the cloud controller manager is not part of this release")
+}
+
+// APIServerHandlers gives the supervisor a way to authenticate tokens.
+func (e *Executor) APIServerHandlers(ctx context.Context) (authenticator.Request, http.Handler, error) {
+	select {
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	case <-e.APIServerReadyChan():
+	}
+	request, err := tokenAuthenticator(filepath.Join(e.config.DataDir, "server", "cred", "supervisor.kubeconfig"))
+	if err != nil {
+		return nil, nil, err
+	}
+	// The supervisor's port serves the supervisor's API only.
+	return request, http.NotFoundHandler(), nil
+}
+
+// APIServerReadyChan closes when the API server answers /readyz.
+func (e *Executor) APIServerReadyChan() <-chan struct{} { return e.apiServerReady }
+
+// ETCDReadyChan closes when etcd has a leader and this member votes.
+func (e *Executor) ETCDReadyChan() <-chan struct{} { return e.etcdReady }
+
+// CRIReadyChan closes when containerd serves the CRI.
+func (e *Executor) CRIReadyChan() <-chan struct{} { return e.criReady }
+
+// IsSelfHosted is true: the control plane runs in pods of the kubelet here.
+func (e *Executor) IsSelfHosted() bool { return true }
+
+// readiness lets waiters wait for names that become ready one by one.
+type readiness struct {
+	mu    sync.Mutex
+	chans map[string]chan struct{}
+	ready map[string]bool
+}
+
+func newReadiness() *readiness {
+	return &readiness{chans: map[string]chan struct{}{}, ready: map[string]bool{}}
+}
+
+func (r *readiness) channel(name string) chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.chans[name] == nil {
+		r.chans[name] = make(chan struct{})
+	}
+	return r.chans[name]
+}
+
+func (r *readiness) set(name string) {
+	c := r.channel(name)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.ready[name] {
+		r.ready[name] = true
+		close(c)
+	}
+}
+
+func (r *readiness) wait(ctx context.Context, name string) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.channel(name):
+		return nil
+	}
+}

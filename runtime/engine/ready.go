@@ -1,0 +1,110 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// waitAPIServer gives a channel that closes when the API server that the
+// kubeconfig names answers /readyz. It has no limit of its own: on an agent the
+// servers may be down for hours, and the log says what is being waited for.
+func (e *Executor) waitAPIServer(ctx context.Context, kubeconfig string) <-chan struct{} {
+	ready := make(chan struct{})
+	e.goWith(ctx, func(ctx context.Context) {
+		client, err := freshConnections(kubeconfig)
+		if err != nil {
+			e.fail(fmt.Errorf("waiting for the API server: %w", err))
+			return
+		}
+		var last string
+		for {
+			_, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+			if err == nil {
+				close(ready)
+				return
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			if err.Error() != last {
+				last = err.Error()
+				e.log.Info("waiting for the API server", "reason", last)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(poll):
+			}
+		}
+	})
+	return ready
+}
+
+// freshConnections is a client that dials for every request, so that each goes
+// through the load balancer's current endpoints.
+func freshConnections(kubeconfig string) (kubernetes.Interface, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	config.Timeout = 15 * time.Second
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			r.Close = true
+			return next.RoundTrip(r)
+		})
+	})
+	return kubernetes.NewForConfig(config)
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// tokenAuthenticator asks the API server whose token a request carries
+// (TokenReview, authentication.k8s.io/v1), with the supervisor's rights.
+func tokenAuthenticator(kubeconfig string) (authenticator.Request, error) {
+	if _, err := os.Stat(kubeconfig); err != nil {
+		return nil, fmt.Errorf("setting up token authentication: %w", err)
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("setting up token authentication: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(rest.AddUserAgent(config, "rke2-supervisor"))
+	if err != nil {
+		return nil, fmt.Errorf("setting up token authentication: %w", err)
+	}
+	review := func(ctx context.Context, token string) (*authenticator.Response, bool, error) {
+		answer, err := client.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
+			Spec: authenticationv1.TokenReviewSpec{Token: token},
+		}, metav1.CreateOptions{})
+		if err != nil || !answer.Status.Authenticated {
+			return nil, false, err
+		}
+		extra := map[string][]string{}
+		for k, v := range answer.Status.User.Extra {
+			extra[k] = v
+		}
+		return &authenticator.Response{
+			Audiences: answer.Status.Audiences,
+			User: &user.DefaultInfo{
+				Name: answer.Status.User.Username, UID: answer.Status.User.UID,
+				Groups: answer.Status.User.Groups, Extra: extra,
+			},
+		}, true, nil
+	}
+	return bearertoken.New(authenticator.TokenFunc(review)), nil
+}

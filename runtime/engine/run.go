@@ -1,0 +1,40 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/k3s-io/k3s/pkg/cli/agent"
+	"github.com/k3s-io/k3s/pkg/cli/server"
+	"github.com/k3s-io/k3s/pkg/daemons/executor"
+	"github.com/urfave/cli/v2"
+
+	"github.com/rancher/rke2/runtime/config"
+	"github.com/rancher/rke2/runtime/host"
+)
+
+// Run runs the node until it is told to stop (nil) or cannot go on (the
+// error). It returns when what it started has ended; running containers and
+// their shims are not its to end.
+func (i *Invocation) Run(facts host.Facts, content Content, log *slog.Logger) error {
+	e := newExecutor(i.Config, facts, content, log)
+	executor.Set(e)
+	start := map[config.Role]func(*cli.Context) error{
+		config.Server: server.Run,
+		config.Agent:  agent.Run,
+	}[i.Config.Role]
+	err := start(i.cli)
+	e.stop()
+	if cause := e.failure(); cause != nil {
+		return cause
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("running the %s: %w", i.Config.Role, err)
+	}
+	return nil
+}

@@ -1,0 +1,321 @@
+// Package imageimport brings admitted images from bundles into containerd's
+// store. The store itself is the record of what is there: an image whose name,
+// pins and blobs are present is not read from its bundle again, and only blobs
+// that are missing are. It takes trust.Admitted, so nothing that was refused
+// can get in, and the bytes are verified while they stream.
+package imageimport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/rancher/rke2/airgap"
+	"github.com/rancher/rke2/airgap/trust"
+)
+
+// Item is one image of a bundle, admitted.
+type Item struct {
+	Archive  *airgap.Archive
+	Image    airgap.Image
+	Admitted trust.Admitted
+}
+
+// Result counts what an import did.
+type Result struct {
+	Images  int   // names that were created or changed
+	Present int   // images of which nothing had to be done
+	Blobs   int   // blobs read from bundles
+	Bytes   int64 // bytes read from bundles
+}
+
+func (r *Result) add(o Result) {
+	r.Images += o.Images
+	r.Present += o.Present
+	r.Blobs += o.Blobs
+	r.Bytes += o.Bytes
+}
+
+// Importer imports into one containerd. Its context must carry containerd's
+// namespace (k8s.io for Kubernetes).
+type Importer struct {
+	Client *containerd.Client
+	CRI    runtimeapi.ImageServiceClient
+	// Registries that imported images get an additional name in.
+	Registries  []string
+	Snapshotter string // empty for containerd's default
+	Log         *slog.Logger
+}
+
+// lease keeps blobs alive until their image has a name.
+const leaseExpiry = 24 * time.Hour
+
+// Import makes every item's image present, named, pinned and unpacked, and
+// returns when the container runtime can start containers of it. Items of one
+// bundle are read in one pass.
+func (i *Importer) Import(ctx context.Context, items ...Item) (Result, error) {
+	var total Result
+	ctx, done, err := i.Client.WithLease(ctx, leases.WithRandomID(), leases.WithExpiration(leaseExpiry))
+	if err != nil {
+		return total, fmt.Errorf("importing images: taking a lease: %w", err)
+	}
+	defer func() { _ = done(context.WithoutCancel(ctx)) }() // expires by itself otherwise
+	for _, group := range byArchive(items) {
+		result, err := i.fromArchive(ctx, group)
+		total.add(result)
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+func byArchive(items []Item) [][]Item {
+	var groups [][]Item
+	index := map[*airgap.Archive]int{}
+	for _, item := range items {
+		at, ok := index[item.Archive]
+		if !ok {
+			at = len(groups)
+			index[item.Archive] = at
+			groups = append(groups, nil)
+		}
+		groups[at] = append(groups[at], item)
+	}
+	return groups
+}
+
+func (i *Importer) fromArchive(ctx context.Context, items []Item) (Result, error) {
+	var result Result
+	missing := map[v1.Hash]blob{}
+	var todo []Item
+	for _, item := range items {
+		if !item.Admitted.Valid() || item.Admitted.Digest() != item.Image.Desc.Digest {
+			return result, fmt.Errorf("importing %v: the image was not verified", item.Image.Refs)
+		}
+		present, err := i.present(ctx, item)
+		if err != nil {
+			return result, fmt.Errorf("importing %s: %w", item.Admitted.Ref(), err)
+		}
+		if present {
+			result.Present++
+			continue
+		}
+		todo = append(todo, item)
+		if err := i.missing(ctx, item, missing); err != nil {
+			return result, fmt.Errorf("importing %s: %w", item.Admitted.Ref(), err)
+		}
+	}
+	if len(missing) > 0 {
+		want := func(h v1.Hash) bool { _, ok := missing[h]; return ok }
+		err := items[0].Archive.Walk(ctx, want, func(desc v1.Descriptor, r io.Reader) error {
+			b := missing[desc.Digest]
+			if err := i.write(ctx, b, r); err != nil {
+				return err
+			}
+			result.Blobs++
+			result.Bytes += b.desc.Size
+			delete(missing, desc.Digest)
+			return nil
+		})
+		if err != nil {
+			return result, fmt.Errorf("importing from %s: %w", items[0].Archive.Path(), err)
+		}
+		for h, b := range missing {
+			return result, fmt.Errorf("importing %s: its blob %s is not in %s", b.of.Ref(), h, items[0].Archive.Path())
+		}
+	}
+	for _, item := range todo {
+		changed, err := i.name(ctx, item)
+		if err != nil {
+			return result, fmt.Errorf("importing %s: %w", item.Admitted.Ref(), err)
+		}
+		result.Images += changed
+	}
+	return result, nil
+}
+
+// blob is one that containerd does not have yet.
+type blob struct {
+	desc ocispec.Descriptor
+	of   trust.Admitted
+}
+
+// present tells whether nothing is left to do for an item.
+func (i *Importer) present(ctx context.Context, item Item) (bool, error) {
+	for _, name := range i.names(item) {
+		image, err := i.Client.ImageService().Get(ctx, name)
+		if errdefs.IsNotFound(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if image.Target.Digest.String() != item.Image.Desc.Digest.String() || !pinned(image) {
+			return false, nil
+		}
+	}
+	available, _, _, missing, err := images.Check(ctx, i.Client.ContentStore(), descriptor(item.Image.Desc), platforms.All)
+	if err != nil {
+		return false, err
+	}
+	return available && len(missing) == 0, nil
+}
+
+// missing adds the blobs of an item that containerd lacks.
+func (i *Importer) missing(ctx context.Context, item Item, into map[v1.Hash]blob) error {
+	manifest, _, err := item.Archive.Manifest(item.Image.Desc.Digest)
+	if err != nil {
+		return err
+	}
+	descs := append([]v1.Descriptor{item.Image.Desc, manifest.Config}, manifest.Layers...)
+	for _, desc := range descs {
+		_, err := i.Client.ContentStore().Info(ctx, digest.Digest(desc.Digest.String()))
+		if err == nil {
+			continue
+		}
+		if !errdefs.IsNotFound(err) {
+			return err
+		}
+		into[desc.Digest] = blob{desc: descriptor(desc), of: item.Admitted}
+	}
+	return nil
+}
+
+// write streams one blob into the content store, which checks size and digest.
+// An ingest that a killed run left is resumed from its offset.
+func (i *Importer) write(ctx context.Context, b blob, r io.Reader) error {
+	store := i.Client.ContentStore()
+	repository := b.of.Ref().Context()
+	registry, _, _ := strings.Cut(b.of.Ref().String(), "/")
+	labels := map[string]string{
+		// who serves this blob, for the embedded registry mirror
+		"containerd.io/distribution.source." + registry: repository.RepositoryStr(),
+	}
+	ref := "rke2-import-" + b.desc.Digest.String()
+	if err := content.WriteBlob(ctx, store, ref, r, b.desc, content.WithLabels(labels)); err != nil {
+		return fmt.Errorf("writing blob %s: %w", b.desc.Digest, err)
+	}
+	return nil
+}
+
+// name protects the blobs from garbage collection, unpacks the layers, and
+// creates the image's names, pinned.
+func (i *Importer) name(ctx context.Context, item Item) (int, error) {
+	store := i.Client.ContentStore()
+	target := descriptor(item.Image.Desc)
+	handler := images.SetChildrenLabels(store, images.ChildrenHandler(store))
+	if err := images.WalkNotEmpty(ctx, handler, target); err != nil {
+		return 0, fmt.Errorf("labelling its blobs: %w", err)
+	}
+	changed := 0
+	for n, name := range i.names(item) {
+		image := images.Image{Name: name, Target: target, Labels: pins()}
+		created, err := i.put(ctx, image)
+		if err != nil {
+			return changed, fmt.Errorf("naming it %s: %w", name, err)
+		}
+		if created {
+			changed++
+		}
+		if n == 0 {
+			unpack := containerd.NewImage(i.Client, image)
+			if err := unpack.Unpack(ctx, i.Snapshotter); err != nil {
+				return changed, fmt.Errorf("unpacking it: %w", err)
+			}
+		}
+	}
+	return changed, i.awaitCRI(ctx, item)
+}
+
+// put creates or corrects an image record.
+func (i *Importer) put(ctx context.Context, image images.Image) (bool, error) {
+	service := i.Client.ImageService()
+	have, err := service.Get(ctx, image.Name)
+	if err == nil {
+		if have.Target.Digest == image.Target.Digest && pinned(have) {
+			return false, nil
+		}
+		for k, v := range have.Labels {
+			if _, ours := image.Labels[k]; !ours {
+				image.Labels[k] = v
+			}
+		}
+		_, err = service.Update(ctx, image)
+		return true, err
+	}
+	if !errdefs.IsNotFound(err) {
+		return false, err
+	}
+	_, err = service.Create(ctx, image)
+	return true, err
+}
+
+// awaitCRI returns when the CRI plugin knows the image. It learns of new
+// images from events; until then the kubelet would try to pull.
+func (i *Importer) awaitCRI(ctx context.Context, item Item) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		status, err := i.CRI.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{
+			Image: &runtimeapi.ImageSpec{Image: item.Admitted.Ref().String()},
+		})
+		if err == nil && status.Image != nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("the container runtime does not list it 30 s after it was imported"), err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// names are all names that the item's image gets, its bundle's own name first.
+func (i *Importer) names(item Item) []string {
+	var out []string
+	add := func(s string) {
+		for _, have := range out {
+			if have == s {
+				return
+			}
+		}
+		out = append(out, s)
+	}
+	ref := item.Admitted.Ref()
+	manifest := "@" + item.Image.Desc.Digest.String()
+	add(ref.String())
+	for _, other := range item.Image.Refs {
+		add(other.String())
+	}
+	add(strings.TrimSuffix(ref.String(), ":"+ref.TagStr()) + manifest)
+	for _, registry := range i.Registries {
+		repository := registry + "/" + ref.RepositoryStr()
+		add(repository + ":" + ref.TagStr())
+		add(repository + manifest)
+	}
+	return out
+}
+
+func descriptor(d v1.Descriptor) ocispec.Descriptor {
+	return ocispec.Descriptor{
+		MediaType: string(d.MediaType),
+		Digest:    digest.Digest(d.Digest.String()),
+		Size:      d.Size,
+	}
+}

@@ -1,0 +1,122 @@
+// Package node runs a node's phases in order: look at the host, scan the
+// bundles, verify and stage the runtime, then hand over to the engine, which
+// asks back for the images. Nothing is written for use before it was verified.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/rancher/rke2/airgap/trust"
+	"github.com/rancher/rke2/runtime/config"
+	"github.com/rancher/rke2/runtime/host"
+	"github.com/rancher/rke2/runtime/scan"
+	"github.com/rancher/rke2/runtime/stage"
+)
+
+// Prepare does everything that comes before the engine: it fails with a clear
+// error and leaves nothing behind when the node's executables are not there or
+// not trusted.
+func Prepare(ctx context.Context, c config.Config, log *slog.Logger) (*Content, host.Facts, error) {
+	facts, err := host.Detect()
+	if err != nil {
+		return nil, facts, err
+	}
+	for _, warning := range facts.Warnings() {
+		log.Warn(warning)
+	}
+	policy, err := newPolicy(c)
+	if err != nil {
+		return nil, facts, err
+	}
+	if c.Verification == trust.ModeOff {
+		log.Warn("IMAGE VERIFICATION IS OFF: this node runs whatever it is given")
+	}
+	if c.Release.Development {
+		log.Warn("this is a development build: it trusts a key that was made for one build, not a release key")
+	}
+	started := time.Now()
+	folder, err := scan.Open(c.ImagesDir())
+	if err != nil {
+		return nil, facts, err
+	}
+	for _, file := range folder.Files {
+		if file.Err != nil {
+			log.Error("a bundle cannot be read and is passed over", "file", file.Path, "error", file.Err)
+		}
+	}
+	content := &Content{config: c, policy: policy, folder: folder, log: log}
+	if content.root, err = runtimeRoot(ctx, c, policy, folder, log); err != nil {
+		return nil, facts, errors.Join(err, folder.Close())
+	}
+	log.Info("the runtime is ready", "bin", content.Bin(), "seconds", time.Since(started).Seconds())
+	if err := deliverCharts(content.root, c); err != nil {
+		return nil, facts, errors.Join(err, folder.Close())
+	}
+	removed, err := stage.Prune(c.DataDir, content.root, shimsRunFrom)
+	if err != nil {
+		log.Warn("old runtimes stay on disk", "error", err)
+	}
+	for _, dir := range removed {
+		log.Info("removed an old staged runtime", "dir", dir)
+	}
+	return content, facts, nil
+}
+
+// newPolicy is what this node trusts: the release's keys and pinned digests,
+// and the operator's keys.
+func newPolicy(c config.Config) (trust.Policy, error) {
+	policy := trust.Policy{Mode: c.Verification}
+	var err error
+	policy.Pins = map[string]v1.Hash{}
+	for _, image := range c.Release.Images {
+		if policy.Pins[image.Reference], err = v1.NewHash(image.Digest); err != nil {
+			return policy, fmt.Errorf("the release's %s image: %w", image.Name, err)
+		}
+	}
+	for _, pem := range c.Release.PublicKeys {
+		key, err := trust.ParseKey([]byte(pem), "release")
+		if err != nil {
+			return policy, fmt.Errorf("reading the release's public key: %w", err)
+		}
+		policy.ReleaseKeys = append(policy.ReleaseKeys, key)
+	}
+	if policy.OperatorKeys, err = trust.LoadKeys(c.TrustDir); err != nil {
+		return policy, err
+	}
+	for _, ref := range c.ImageOverrides {
+		policy.System = append(policy.System, ref)
+	}
+	return policy, nil
+}
+
+// shimsRunFrom tells whether a containerd shim was started from a staged root:
+// it must stay on disk for the shim's containers to be managed.
+func shimsRunFrom(dir string) bool {
+	const state = "/run/k3s/containerd/io.containerd.runtime.v2.task"
+	found := false
+	_ = filepath.WalkDir(state, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || found {
+			return fs.SkipAll
+		}
+		if entry.Name() == "rootfs" {
+			return fs.SkipDir
+		}
+		if entry.Name() == "shim-binary-path" {
+			if raw, err := os.ReadFile(path); err == nil && strings.HasPrefix(string(raw), dir+"/") {
+				found = true
+			}
+		}
+		return nil
+	})
+	return found
+}

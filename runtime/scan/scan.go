@@ -1,0 +1,180 @@
+// Package scan finds images in the bundles that operators dropped into a
+// folder. It reads indexes only and trusts nothing: what it finds is a claim
+// until package trust admits it.
+package scan
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/rancher/rke2/airgap"
+)
+
+// File is one candidate of the folder: an open archive, or why it cannot be read.
+type File struct {
+	Path    string
+	Archive *airgap.Archive // nil when Err is set
+	Err     error
+}
+
+// Folder is the result of a scan. Close it to close the archives in it.
+type Folder struct {
+	Dir    string
+	Exists bool
+	Files  []File // in name order
+	Other  []string
+}
+
+// Open reads the index of every bundle below dir, recursively and in name
+// order. Hidden files are passed over, and so is what has no bundle's suffix
+// (listed in Other). A missing folder is an empty one. A file that cannot be
+// read as a bundle is reported in its File and does not stop the scan.
+func Open(dir string) (*Folder, error) {
+	folder := &Folder{Dir: dir}
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			if path == dir && errors.Is(err, fs.ErrNotExist) {
+				return fs.SkipAll
+			}
+			return err
+		}
+		if path == dir {
+			folder.Exists = true
+			return nil
+		}
+		if strings.HasPrefix(entry.Name(), ".") {
+			if entry.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if entry.IsDir() {
+			return nil
+		}
+		if !airgap.HasArchiveName(entry.Name()) {
+			folder.Other = append(folder.Other, path)
+			return nil
+		}
+		if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+			if err == nil {
+				err = fmt.Errorf("reading bundle %s: not a regular file", path)
+			}
+			folder.Files = append(folder.Files, File{Path: path, Err: err})
+			return nil
+		}
+		archive, err := airgap.Open(path)
+		folder.Files = append(folder.Files, File{Path: path, Archive: archive, Err: err})
+		return nil
+	})
+	if err != nil {
+		folder.Close()
+		return nil, fmt.Errorf("looking for bundles in %s: %w", dir, err)
+	}
+	return folder, nil
+}
+
+// Close closes every archive of the folder.
+func (f *Folder) Close() error {
+	var errs []error
+	for _, file := range f.Files {
+		if file.Archive != nil {
+			errs = append(errs, file.Archive.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Found is an image in a bundle.
+type Found struct {
+	Ref   name.Tag
+	File  File
+	Image airgap.Image
+}
+
+// Find looks for the first of the wanted references, in their order and then
+// in the files' order. A *NotFoundError says everything there is to say.
+func (f *Folder) Find(wanted ...name.Tag) (Found, error) {
+	for _, ref := range wanted {
+		for _, file := range f.Files {
+			if file.Archive == nil {
+				continue
+			}
+			for _, image := range file.Archive.Images() {
+				if image.Has(ref) {
+					return Found{Ref: ref, File: file, Image: image}, nil
+				}
+			}
+		}
+	}
+	return Found{}, &NotFoundError{Folder: f, Wanted: wanted}
+}
+
+// NotFoundError says which image no bundle has, where was looked, and what is
+// there instead.
+type NotFoundError struct {
+	Folder *Folder
+	Wanted []name.Tag
+}
+
+// Error is several lines: the reference wanted, the folder, each file with the
+// related references in it or the reason why it could not be read.
+func (e *NotFoundError) Error() string {
+	var b strings.Builder
+	names := make([]string, len(e.Wanted))
+	for i, w := range e.Wanted {
+		names[i] = w.String()
+	}
+	fmt.Fprintf(&b, "no bundle has the image %s\n", strings.Join(names, " or "))
+	switch {
+	case !e.Folder.Exists:
+		fmt.Fprintf(&b, "  looked in: %s (the folder does not exist)\n", e.Folder.Dir)
+	case len(e.Folder.Files) == 0:
+		fmt.Fprintf(&b, "  looked in: %s (no *.tar, *.tar.zst, *.tar.gz, *.tar.lz4 or *.tar.bz2 in it)\n", e.Folder.Dir)
+	default:
+		fmt.Fprintf(&b, "  looked in: %s\n", e.Folder.Dir)
+	}
+	for _, file := range e.Folder.Files {
+		if file.Err != nil {
+			fmt.Fprintf(&b, "  %s: cannot be read: %v\n", filepath.Base(file.Path), file.Err)
+			continue
+		}
+		near, total := e.near(file)
+		switch {
+		case len(near) > 0:
+			fmt.Fprintf(&b, "  %s: has %s (another tag)\n", filepath.Base(file.Path), strings.Join(near, ", "))
+		default:
+			fmt.Fprintf(&b, "  %s: %d images, none of them in that repository\n", filepath.Base(file.Path), total)
+		}
+	}
+	for _, path := range e.Folder.Other {
+		if ext := strings.ToLower(filepath.Ext(path)); ext != ".txt" && ext != ".json" {
+			fmt.Fprintf(&b, "  %s: not looked at (its name does not end like a bundle's)\n", filepath.Base(path))
+		}
+	}
+	fmt.Fprintf(&b, "  to do: copy the rke2-images-core bundle of exactly this version into %s", e.Folder.Dir)
+	return b.String()
+}
+
+// near lists the references of a file that share a repository path with what
+// was wanted, whatever their registry and tag.
+func (e *NotFoundError) near(file File) (near []string, total int) {
+	for _, image := range file.Archive.Images() {
+		total++
+		for _, ref := range image.Refs {
+			for _, w := range e.Wanted {
+				if ref.RepositoryStr() == w.RepositoryStr() {
+					near = append(near, ref.String())
+				}
+			}
+		}
+	}
+	slices.Sort(near)
+	return slices.Compact(near), total
+}
