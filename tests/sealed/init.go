@@ -106,8 +106,12 @@ func (r *runner) serve(agent *net.UnixConn) {
 			fmt.Fprintln(os.Stderr, "end of requests:", err)
 			return
 		}
-		if len(files) != 4 || len(req.Args) == 0 {
-			fmt.Fprintf(os.Stderr, "request for %q came with %d files, not 4\n", req.Args, len(files))
+		want := 1
+		if len(req.Args) > 0 {
+			want = 4
+		}
+		if len(files) != want {
+			fmt.Fprintf(os.Stderr, "request for %q came with %d files, not %d\n", req.Args, len(files), want)
 			closeAll(files)
 			continue
 		}
@@ -115,6 +119,10 @@ func (r *runner) serve(agent *net.UnixConn) {
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "request for %q: %v\n", req.Args, err)
 			closeAll(files[1:])
+			continue
+		}
+		if len(req.Args) == 0 {
+			go connect(conn, req)
 			continue
 		}
 		go r.run(conn, req, files[1:])

@@ -133,13 +133,16 @@ type status struct {
 	Error string `json:",omitempty"`
 }
 
-// request asks init to run a command. Three files follow: stdin, stdout, stderr,
-// after the socket on which the command's life is reported.
+// request asks init to run a command or, without Args, to open a connection. A
+// socket for the answers comes with it; a command's stdin, stdout and stderr too.
 type request struct {
-	Args []string
-	Env  []string
-	Dir  string
-	TTY  bool // stdin is a terminal that becomes the controlling one
+	Args []string `json:",omitempty"`
+	Env  []string `json:",omitempty"`
+	Dir  string   `json:",omitempty"`
+	TTY  bool     `json:",omitempty"` // stdin is a terminal that becomes the controlling one
+
+	Network string `json:",omitempty"`
+	Address string `json:",omitempty"`
 }
 
 // report is what init tells about a command: first that it started or why it
