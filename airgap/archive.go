@@ -54,6 +54,7 @@ type Archive struct {
 type head struct {
 	layout, index, manifest []byte
 	idx                     *v1.IndexManifest // of index, in bundles of ours
+	sets                    []string          // the same
 }
 
 // attachment is a manifest that is about another: signatures or attestations.
@@ -113,7 +114,7 @@ func open(file string) (_ *Archive, err error) {
 	if a.comp == plain && n < blockSize {
 		return nil, fmt.Errorf("%w: %d bytes are no tar", ErrNotArchive, n)
 	}
-	if err := a.scan(context.Background(), a.comp != plain); err != nil {
+	if err := a.scan(context.Background(), a.comp != plain, nil); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -135,6 +136,9 @@ func (a *Archive) Format() Format { return a.format }
 // structure was held to the last bit.
 func (a *Archive) IsBundle() bool { return a.ours }
 
+// Sets are the sets of images that a bundle of ours was made of.
+func (a *Archive) Sets() []string { return a.head.sets }
+
 // Compression is "none", or how the whole tar is compressed.
 func (a *Archive) Compression() string { return string(a.comp) }
 
@@ -142,17 +146,33 @@ func (a *Archive) Compression() string { return string(a.comp) }
 func (a *Archive) Images() []Image { return a.images }
 
 // stream opens the uncompressed tar from its start.
-func (a *Archive) stream() (io.Reader, io.Closer, error) {
+func (a *Archive) stream(progress func(done, total int64)) (io.Reader, io.Closer, error) {
 	sec := io.NewSectionReader(a.f, 0, a.size)
 	if a.comp == plain {
 		return sec, io.NopCloser(nil), nil
 	}
-	d, err := decompress(sec, a.comp)
+	d, err := decompress(progressReader{sec, a.size, progress}, a.comp)
 	if err != nil {
 		return nil, nil, err
 	}
 	// Without the type, so that archive/tar finds nothing to seek with.
 	return struct{ io.Reader }{d}, d, nil
+}
+
+// progressReader tells how much of a file has been read.
+type progressReader struct {
+	s     *io.SectionReader
+	total int64
+	tell  func(done, total int64)
+}
+
+func (p progressReader) Read(b []byte) (int, error) {
+	n, err := p.s.Read(b)
+	if p.tell != nil {
+		at, _ := p.s.Seek(0, io.SeekCurrent)
+		p.tell(at, p.total)
+	}
+	return n, err
 }
 
 // tarSize is the length of the tar if it is known without reading, else -1.
@@ -168,8 +188,8 @@ var errHeadDone = errors.New("head read")
 
 // scan reads the archive's structure. With headOnly it stops after the head of a
 // bundle of ours, if the head comes first.
-func (a *Archive) scan(ctx context.Context, headOnly bool) error {
-	r, c, err := a.stream()
+func (a *Archive) scan(ctx context.Context, headOnly bool, progress func(done, total int64)) error {
+	r, c, err := a.stream(progress)
 	if err != nil {
 		return err
 	}
@@ -195,20 +215,35 @@ func (a *Archive) scan(ctx context.Context, headOnly bool) error {
 	if !a.ours {
 		a.head, a.ours = s.head, s.ours
 	}
+	if err := a.resolve(s); err != nil {
+		return err
+	}
 	a.scanned = true
-	return a.resolve(s)
+	return nil
 }
 
 // whole makes sure that the archive's structure has been read to its end.
 func (a *Archive) whole() error {
+	if err := a.read(context.Background(), nil); err != nil {
+		return fmt.Errorf("reading bundle %s: %w", a.file, err)
+	}
+	return nil
+}
+
+// read is whole with a context and progress, in compressed bytes. A cancelled
+// context is not remembered as the archive's fault.
+func (a *Archive) read(ctx context.Context, progress func(done, total int64)) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.scanned && a.scanErr == nil {
-		if a.scanErr = a.scan(context.Background(), false); a.scanErr != nil {
-			a.scanErr = fmt.Errorf("reading bundle %s: %w", a.file, a.scanErr)
-		}
+	if a.scanned || a.scanErr != nil {
+		return a.scanErr
 	}
-	return a.scanErr
+	err := a.scan(ctx, false, progress)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	a.scanErr = err
+	return err
 }
 
 // scanner collects what one pass over a tar shows.
@@ -283,7 +318,7 @@ func (s *scanner) begin(e entry, gap []byte) (err error) {
 	if s.head.idx, err = parseIndex(s.head.index); err != nil {
 		return err
 	}
-	if err := checkSeal(s.head.index, s.head.idx); err != nil {
+	if s.head.sets, err = checkSeal(s.head.index, s.head.idx); err != nil {
 		return err
 	}
 	s.ours = true

@@ -88,7 +88,7 @@ func (a *Archive) Blob(h v1.Hash) (io.ReadCloser, error) {
 		sec := io.NewSectionReader(a.f, e.off, e.size)
 		return reader{a.named(verify(sec, h, e.size)), io.NopCloser(nil)}, nil
 	}
-	r, c, err := a.stream()
+	r, c, err := a.stream(nil)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func (a *Archive) Walk(ctx context.Context, want func(v1.Hash) bool, fn func(v1.
 		}
 		return nil
 	}
-	r, c, err := a.stream()
+	r, c, err := a.stream(nil)
 	if err != nil {
 		return err
 	}
@@ -185,7 +185,7 @@ func (a *Archive) readBlob(h v1.Hash, limit int64) ([]byte, error) {
 	}
 	var r io.Reader = io.NewSectionReader(a.f, e.off, e.size)
 	if a.comp != plain {
-		s, c, err := a.stream()
+		s, c, err := a.stream(nil)
 		if err != nil {
 			return nil, err
 		}

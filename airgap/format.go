@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"sort"
 	"strings"
 	"time"
@@ -33,6 +34,7 @@ const (
 	// Either alone claims it, so that damage to one can't turn strict reading off.
 	annotationFormat = markerPrefix + "format"
 	annotationDigest = markerPrefix + "digest"
+	annotationSets   = markerPrefix + "sets"
 	markerPrefix     = "io.rancher.rke2.bundle."
 	bundleFormat     = "1"
 )
@@ -132,10 +134,19 @@ const blockSize = 512
 // trailer ends a tar: two zero blocks.
 const trailer = 2 * blockSize
 
-// sealIndex returns the canonical bytes of a bundle's index, with the marker set:
-// the digest of the same index without that digest.
-func sealIndex(idx v1.IndexManifest) ([]byte, error) {
-	idx.Annotations = map[string]string{annotationFormat: bundleFormat}
+// sealIndex returns the canonical bytes of a bundle's index. Its marker holds the
+// digest of the same index without that digest: integrity against accidents;
+// authenticity is the signatures' business.
+func sealIndex(idx v1.IndexManifest, sets []string) ([]byte, error) {
+	about := map[string]string{annotationFormat: bundleFormat}
+	if len(sets) > 0 {
+		about[annotationSets] = strings.Join(sets, ",")
+	}
+	return sealWith(idx, about)
+}
+
+func sealWith(idx v1.IndexManifest, about map[string]string) ([]byte, error) {
+	idx.Annotations = maps.Clone(about)
 	b, err := json.Marshal(idx)
 	if err != nil {
 		return nil, err
@@ -148,37 +159,19 @@ func sealIndex(idx v1.IndexManifest) ([]byte, error) {
 // looks at the raw bytes: a damaged index must not pass for somebody else's.
 func claimsBundle(raw []byte) bool { return bytes.Contains(raw, []byte(markerPrefix)) }
 
-// checkSeal verifies that raw is exactly what sealIndex makes of its content.
-func checkSeal(raw []byte, idx *v1.IndexManifest) error {
-	switch f, ok := idx.Annotations[annotationFormat]; {
-	case ok && f != bundleFormat && isNumber(f):
-		// Could be damage, too; the digest tells.
-		if want, err := sealWith(*idx, f); err == nil && bytes.Equal(raw, want) {
-			return fmt.Errorf("bundle format %s is not known to this version, which reads %s: use the rke2 that the bundle belongs to", f, bundleFormat)
-		}
-		return fmt.Errorf("%w: index.json is not as it was written", ErrDamaged)
+// checkSeal verifies that raw is exactly what sealIndex makes of its content, and
+// returns the sets that the bundle was made of.
+func checkSeal(raw []byte, idx *v1.IndexManifest) ([]string, error) {
+	about := maps.Clone(idx.Annotations)
+	delete(about, annotationDigest)
+	if want, err := sealWith(*idx, about); err != nil || !bytes.Equal(raw, want) {
+		return nil, fmt.Errorf("%w: index.json is not as it was written: copy the file again", ErrDamaged)
 	}
-	want, err := sealIndex(*idx)
-	if err != nil {
-		return err
+	if f := about[annotationFormat]; f != bundleFormat {
+		return nil, fmt.Errorf("bundle format %q is not known to this version, which reads %s: use the rke2 that the bundle belongs to", f, bundleFormat)
 	}
-	if !bytes.Equal(raw, want) {
-		return fmt.Errorf("%w: index.json is not as it was written", ErrDamaged)
-	}
-	return nil
+	return splitSets(about[annotationSets]), nil
 }
-
-func sealWith(idx v1.IndexManifest, format string) ([]byte, error) {
-	idx.Annotations = map[string]string{annotationFormat: format}
-	b, err := json.Marshal(idx)
-	if err != nil {
-		return nil, err
-	}
-	idx.Annotations[annotationDigest] = hashOf(b).String()
-	return json.Marshal(idx)
-}
-
-func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
 // dockerImage is one element of manifest.json (the docker-archive format).
 type dockerImage struct {

@@ -149,7 +149,6 @@ func splitSets(s string) []string {
 func (a *Archive) resolve(s *scanner) error {
 	a.descs = map[v1.Hash]v1.Descriptor{}
 	if s.ours {
-		a.format = FormatOCI
 		return a.resolveBundle(s.head)
 	}
 	hasIndex := s.head.index != nil && s.head.layout != nil
@@ -200,7 +199,7 @@ func (a *Archive) resolveBundle(h head) error {
 	}
 	// After a scan of the head only, images are in use already.
 	if a.images == nil {
-		a.images = images
+		a.images, a.format = images, FormatOCI
 	}
 	a.attached = attached
 	return nil

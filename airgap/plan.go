@@ -45,6 +45,7 @@ func NewPlan(src Source, sel Selection) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	sel.Sets = splitSets(strings.Join(sel.Sets, ","))
 	p := &planner{src: src, sel: sel, manifests: map[v1.Hash]*v1.Manifest{}, blobs: map[v1.Hash]v1.Descriptor{}}
 	if err := p.pick(idx); err != nil {
 		return nil, err
@@ -230,7 +231,7 @@ func (p *planner) plan() (*Plan, error) {
 		return key(p.attached[i]) < key(p.attached[j])
 	})
 	idx := v1.IndexManifest{SchemaVersion: 2, MediaType: "application/vnd.oci.image.index.v1+json", Manifests: append(slices.Clone(p.chosen), p.attached...)}
-	index, err := sealIndex(idx)
+	index, err := sealIndex(idx, p.sel.Sets)
 	if err != nil {
 		return nil, err
 	}

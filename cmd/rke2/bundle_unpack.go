@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rancher/rke2/airgap"
+)
+
+func newBundleUnpackCommand() *cobra.Command {
+	var opt airgap.UnpackOptions
+	cmd := &cobra.Command{
+		Use:   "unpack FILE DIR",
+		Short: "Unpack a bundle into an OCI layout",
+		Long: `Writes a bundle's images and signatures as an OCI image layout. Every blob is
+verified; the folder appears whole or not at all. With --image only that image is
+unpacked, in the form of cosign save, so that cosign verifies it without rke2.`,
+		Example: `  rke2 bundle unpack rke2-images-core.linux-amd64.tar layout
+
+  # let cosign check one image
+  rke2 bundle unpack rke2-images-core.linux-amd64.tar etcd --image rancher/hardened-etcd:v3.6.8-rke2r1
+  cosign verify --key rke2.pub --private-infrastructure=true --local-image etcd`,
+		Args: cobra.ExactArgs(2),
+	}
+	cmd.Flags().StringVar(&opt.Image, "image", "", "unpack only the image with this `reference`")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ctx, stop := bundleContext(cmd)
+		defer stop()
+		opt.Dir = args[1]
+		bar := newMeter(cmd.ErrOrStderr(), "unpack")
+		opt.Progress = func(done, total int64) { bar.show(filepath.Base(args[0]), done, total) }
+		err := airgap.Unpack(ctx, args[0], opt)
+		bar.done()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s unpacked into %s\n", args[0], opt.Dir)
+		return nil
+	}
+	return cmd
+}
