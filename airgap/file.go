@@ -67,11 +67,13 @@ func writeFile(path string, about int64, write func(io.Writer) error) (_ fileSum
 	return fileSum{hex.EncodeToString(w.sum.Sum(nil)), w.n}, nil
 }
 
-// summingWriter hashes on a second core what it writes.
+// summingWriter hashes on a second core what it writes, and has the kernel write
+// back as it goes, so that the sync at the end is short.
 type summingWriter struct {
-	f   *os.File
-	sum hash.Hash
-	n   int64
+	f      *os.File
+	sum    hash.Hash
+	n      int64
+	behind int64 // start of what writeback has not been asked for
 }
 
 func (s *summingWriter) Write(p []byte) (int, error) {
@@ -90,6 +92,11 @@ func (s *summingWriter) Write(p []byte) (int, error) {
 	n, err := s.f.Write(p)
 	<-hashed
 	s.n += int64(n)
+	if s.n-s.behind >= 16<<20 {
+		// Only a hint: Sync is what counts.
+		_ = unix.SyncFileRange(int(s.f.Fd()), s.behind, s.n-s.behind, unix.SYNC_FILE_RANGE_WRITE)
+		s.behind = s.n
+	}
 	return n, err
 }
 

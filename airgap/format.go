@@ -146,7 +146,8 @@ func sealIndex(idx v1.IndexManifest, sets []string) ([]byte, error) {
 }
 
 func sealWith(idx v1.IndexManifest, about map[string]string) ([]byte, error) {
-	idx.Annotations = maps.Clone(about)
+	idx.Annotations = map[string]string{}
+	maps.Copy(idx.Annotations, about)
 	b, err := json.Marshal(idx)
 	if err != nil {
 		return nil, err

@@ -106,7 +106,7 @@ func (a *Archive) verifyBlobs(ctx context.Context, total int64, progress func(do
 	var mu sync.Mutex
 	var faults []Fault
 	var done int64
-	g, ctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	g.SetLimit(min(4, runtime.GOMAXPROCS(0)))
 	for _, h := range a.order {
 		if ctx.Err() != nil {
@@ -134,7 +134,7 @@ func (a *Archive) verifyBlobs(ctx context.Context, total int64, progress func(do
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return nil, err // of the context
 	}
 	slices.SortFunc(faults, func(x, y Fault) int { return cmp.Compare(x.Subject, y.Subject) })
 	return faults, ctx.Err()
