@@ -5,9 +5,14 @@ package main
 import (
 	"fmt"
 	"os"
+
+	"github.com/spf13/pflag"
 )
 
 func main() {
+	// Kubernetes' libraries register dozens of options in the global set, which
+	// cobra would offer with every command.
+	pflag.CommandLine = pflag.NewFlagSet("rke2", pflag.ContinueOnError)
 	if err := newCommand().Execute(); err != nil {
 		fmt.Fprintf(os.Stderr, "rke2: %v\n", err)
 		os.Exit(1)

@@ -67,6 +67,7 @@ an option's name without the dashes; an option that may be repeated takes a list
 		}
 	}
 	cmd.Flags().SortFlags = false
+	groupedUsage(cmd)
 	return cmd
 }
 

@@ -33,7 +33,7 @@ func (e *Executor) APIServer(ctx context.Context, args []string) error {
 	}
 	health := &pod.Probe{Scheme: "HTTPS", Host: "127.0.0.1", Port: apiPort, Path: "/livez"}
 	e.start(ctx, e.etcdReady, pod.Component{
-		Name: "kube-apiserver", Command: "/bin/kube-apiserver", Args: args,
+		Name: "kube-apiserver", Command: "kube-apiserver", Args: args,
 		CPU: "250m", Memory: "1Gi",
 		Startup: health, Liveness: health,
 		Mounts: append(caFolders(),
@@ -50,7 +50,7 @@ func (e *Executor) ControllerManager(ctx context.Context, args []string) error {
 	server := e.serverDir()
 	health := &pod.Probe{Scheme: "HTTPS", Host: "127.0.0.1", Port: 10257, Path: "/healthz"}
 	e.start(ctx, e.apiServerReady, pod.Component{
-		Name: "kube-controller-manager", Command: "/bin/kube-controller-manager", Args: args,
+		Name: "kube-controller-manager", Command: "kube-controller-manager", Args: args,
 		CPU: "200m", Memory: "256Mi",
 		Startup: health, Liveness: health,
 		Mounts: append(caFolders(),
@@ -66,7 +66,7 @@ func (e *Executor) Scheduler(ctx context.Context, _ <-chan struct{}, args []stri
 	server := e.serverDir()
 	health := &pod.Probe{Scheme: "HTTPS", Host: "127.0.0.1", Port: 10259, Path: "/healthz"}
 	e.start(ctx, e.apiServerReady, pod.Component{
-		Name: "kube-scheduler", Command: "/bin/kube-scheduler", Args: args,
+		Name: "kube-scheduler", Command: "kube-scheduler", Args: args,
 		CPU: "100m", Memory: "128Mi",
 		Startup: health, Liveness: health,
 		Mounts: []pod.Mount{
@@ -118,7 +118,7 @@ func (e *Executor) etcdPod(ctx context.Context, args *executor.ETCDConfig, extra
 	}
 	health := &pod.Probe{Scheme: "HTTP", Host: "127.0.0.1", Port: 2381, Path: "/health?serializable=true"}
 	e.start(ctx, nil, pod.Component{
-		Name: "etcd", Command: "/bin/etcd", Args: []string{"--config-file=" + file},
+		Name: "etcd", Command: "etcd", Args: []string{"--config-file=" + file},
 		CPU: "200m", Memory: "512Mi",
 		Startup: health, Liveness: health,
 		Annotations: map[string]string{initialOptions: string(initial)},

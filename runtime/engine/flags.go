@@ -164,6 +164,9 @@ func Flags(role config.Role) []Flag {
 			if d.Default == "" {
 				d.Default = strings.Trim(doc.GetValue(), `"`)
 			}
+			if d.Name == "pause-image" {
+				d.Default = "" // the release's; what the engine would take is not in it
+			}
 		}
 		switch f.(type) {
 		case *cli.BoolFlag:

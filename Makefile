@@ -1,0 +1,97 @@
+# Everything is built, signed, bundled and tested from here. `make help` lists the targets.
+# A fresh Debian 12 machine needs Go, gcc, make and root; what else is needed is
+# installed by `make prerequisites` (as root on Debian), or named.
+
+SHELL := /bin/bash -o pipefail
+.DEFAULT_GOAL := help
+
+DIST     ?= dist
+REGISTRY ?= docker.io
+REPO     ?= rancher
+SET      ?= core
+ARCH     := amd64
+PLATFORM := linux/$(ARCH)
+export REGISTRY REPO
+
+# One environment for build, test and lint, so that they share Go's build cache.
+# The engine wants to be told its name at link time; the rest of the tags leave
+# out what this product does not run.
+TAGS   := selinux,netgo,osusergo,no_stage,static_build,sqlite_omit_load_extension,no_embedded_executor,no_cri_dockerd
+ENGINE := -X=github.com/k3s-io/k3s/pkg/version.Program=rke2
+export CGO_ENABLED := 1
+export GOFIPS140   := v1.0.0
+export GOFLAGS     := -trimpath -buildvcs=false -tags=$(TAGS) -ldflags=$(ENGINE)
+
+# Read once each by the tests: where the products are.
+export RKE2_DIST := $(abspath $(DIST))
+
+RKE2_BUILD := $(DIST)/rke2-build
+BUNDLE     := $(DIST)/rke2-images-$(SET).linux-$(ARCH).tar
+LINT       := $(DIST)/tools/golangci-lint
+
+##@ Products
+
+.PHONY: runtime-image
+runtime-image: rke2-build ## Build, assemble and sign every image into one OCI layout (dist/oci)
+	$(RKE2_BUILD) build --dist $(DIST)
+
+.PHONY: airgap
+airgap: runtime-image rke2 ## The main job: images, node binary, signed airgap bundle, checksums
+	$(DIST)/rke2 bundle airgap --layout $(DIST)/oci --set $(SET) --platform $(PLATFORM) --output-dir $(DIST)
+	$(DIST)/rke2 bundle verify $(BUNDLE)
+
+.PHONY: rke2-build
+rke2-build: prerequisites ## The build tool (dist/rke2-build)
+	go build -o $(RKE2_BUILD) ./cmd/rke2-build
+
+.PHONY: rke2
+rke2: runtime-image ## The node binary, which carries the release's public key and image digests (dist/rke2)
+	go build -overlay $(DIST)/overlay.json \
+	  -ldflags '-s -w -linkmode=external -extldflags=-static $(ENGINE)' -o $(DIST)/rke2 ./cmd/rke2
+
+##@ Checks
+
+.PHONY: test
+test: airgap lint test-unit test-sealed ## All tests, a boot on a sealed host among them
+
+.PHONY: test-unit
+test-unit: ## Unit and integration tests (need the products of `make airgap`)
+	go test $$(go list ./... | grep -v /tests/sealed)
+
+.PHONY: test-sealed
+test-sealed: ## Real nodes on hosts with no network (root; need the products of `make airgap`)
+	go test -count=1 -timeout 30m ./tests/sealed/...
+
+.PHONY: lint
+lint: $(LINT) ## gofmt, go vet, golangci-lint, go mod tidy
+	hack/tidy
+	go vet ./...
+	$(LINT) run ./...
+
+$(LINT): hack/tools/golangci-lint/go.mod
+	cd hack/tools/golangci-lint && CGO_ENABLED=0 GOFIPS140=off GOFLAGS=-trimpath \
+	  go build -o $(abspath $@) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: generate
+generate: ## Rewrite generated documents and golden files
+	go test ./cmd/... ./runtime/pod -update
+
+##@ Try it
+
+.PHONY: demo
+demo: airgap ## Boot a node on a sealed host and open a shell with kubectl in it
+	go run ./tests/sealed/cmd/demo
+
+##@ Housekeeping
+
+.PHONY: prerequisites
+prerequisites: ## Install what is missing on this host (root on Debian), or name it
+	@hack/prerequisites
+
+.PHONY: clean
+clean: ## Remove the products (the build cache stays: see `rke2-build --help`)
+	rm -rf $(DIST)
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
