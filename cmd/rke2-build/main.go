@@ -1,13 +1,45 @@
+// Command rke2-build builds the distribution: from the versions declared in images/ to
+// signed images in an OCI layout.
 package main
 
 import (
-	_ "github.com/google/go-containerregistry/pkg/v1/layout"
-	_ "github.com/moby/buildkit/frontend/dockerfile/instructions"
-	_ "github.com/moby/buildkit/frontend/dockerfile/parser"
-	_ "github.com/sigstore/cosign/v2/pkg/cosign"
-	_ "github.com/sigstore/cosign/v2/pkg/signature"
-	_ "github.com/sigstore/cosign/v2/pkg/oci/layout"
-	_ "github.com/spf13/cobra"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
 )
 
-func main() {}
+// Exit codes.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+func run(ctx context.Context, args []string) int {
+	cmd := newRoot()
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), "rke2-build:", err)
+	var usage usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "See '%s --help'.\n", cmd.CommandPath())
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// usageError is a mistake in the command line.
+type usageError struct{ error }
+
+func (u usageError) Unwrap() error { return u.error }

@@ -1,0 +1,369 @@
+// Package compile builds a component's commands from its wrapper module, once for each
+// set of inputs: module files, own sources, flags, environment, toolchain and platform
+// are hashed, and the result is kept under that hash. What comes out is asserted from
+// the binary itself: the cryptographic module, and that it is static.
+package compile
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/rancher/rke2/build/cache"
+	"github.com/rancher/rke2/images"
+)
+
+const (
+	cacheKind = "binary"
+	infoFile  = "info.json"
+	// scheme is part of every key: raise it when this package builds differently.
+	scheme = 1
+)
+
+// Compiler builds components for one platform.
+type Compiler struct {
+	cache    *cache.Cache
+	tools    *toolchain
+	fips     string
+	platform Platform
+}
+
+// Artifact is a component's commands.
+type Artifact struct {
+	Component string        `json:"component"`
+	Version   string        `json:"version"`
+	Binaries  []Binary      `json:"binaries"`
+	Cached    bool          `json:"cached"` // nothing was built
+	Elapsed   time.Duration `json:"elapsed"`
+}
+
+// Binary is one command that was built and checked.
+type Binary struct {
+	Name   string `json:"name"`
+	Path   string `json:"path"`   // in the cache: not to be changed
+	SHA256 string `json:"sha256"` // hex, of the file
+	Size   int64  `json:"size"`   // bytes
+	Crypto string `json:"crypto"` // "fips140 v1.0.0-c2097c7c" in form, or "boringcrypto"
+	Go     string `json:"go"`     // Go version in its build info
+}
+
+// New asks the installed toolchain for its versions. fips is the version of the Go
+// Cryptographic Module.
+func New(ctx context.Context, c *cache.Cache, fips string, p Platform) (*Compiler, error) {
+	t, err := detect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Compiler{cache: c, tools: t, fips: fips, platform: p}, nil
+}
+
+// input is everything that a binary depends on.
+type input struct {
+	Scheme    int
+	Go        string
+	CC        string            `json:",omitempty"`
+	Libraries map[string]string `json:",omitempty"` // sha256 of static C libraries
+	Platform  Platform
+	Settings  map[string]string
+	Sources   map[string]string // sha256 of go.mod, go.sum and own sources
+	Package   string
+	Args      []string
+	Crypto    images.Crypto
+}
+
+// job is one binary with its key.
+type job struct {
+	binary images.Binary
+	key    string
+	args   []string
+}
+
+// Compile gives the component's commands, building those that the cache doesn't have.
+// What the go command says goes to log when it fails, and always to verbose if that is
+// not nil.
+func (c *Compiler) Compile(ctx context.Context, comp images.Component, verbose io.Writer) (Artifact, error) {
+	start := time.Now()
+	jobs, settings, err := c.plan(ctx, comp)
+	if err != nil {
+		return Artifact{}, err
+	}
+	var missing []job
+	found := map[string]Binary{}
+	for _, j := range jobs {
+		b, ok, err := c.lookup(j)
+		if err != nil {
+			return Artifact{}, err
+		}
+		if ok {
+			found[b.Name] = b
+		} else {
+			missing = append(missing, j)
+		}
+	}
+	for _, group := range groups(missing) {
+		built, err := c.build(ctx, comp, group, settings, verbose)
+		if err != nil {
+			return Artifact{}, err
+		}
+		for _, b := range built {
+			found[b.Name] = b
+		}
+	}
+	a := Artifact{Component: comp.Name, Version: comp.Version, Cached: len(missing) == 0, Elapsed: time.Since(start)}
+	for _, j := range jobs {
+		a.Binaries = append(a.Binaries, found[j.binary.Name])
+	}
+	return a, nil
+}
+
+// Cached gives the component's commands if all of them were built before.
+func (c *Compiler) Cached(ctx context.Context, comp images.Component) (Artifact, bool, error) {
+	jobs, _, err := c.plan(ctx, comp)
+	if err != nil {
+		return Artifact{}, false, err
+	}
+	a := Artifact{Component: comp.Name, Version: comp.Version, Cached: true}
+	for _, j := range jobs {
+		b, ok, err := c.lookup(j)
+		if err != nil || !ok {
+			return Artifact{}, false, err
+		}
+		a.Binaries = append(a.Binaries, b)
+	}
+	return a, true, nil
+}
+
+func (c *Compiler) plan(ctx context.Context, comp images.Component) ([]job, map[string]string, error) {
+	sources, err := hashSources(comp.Dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("component %s: %w", comp.Name, err)
+	}
+	libs, err := c.tools.libraries(ctx, comp)
+	if err != nil {
+		return nil, nil, err
+	}
+	settings := c.tools.settings(comp, c.fips, c.platform)
+	var jobs []job
+	for _, b := range comp.Binaries {
+		in := input{
+			Scheme: scheme, Go: c.tools.version, Libraries: libs, Platform: c.platform,
+			Settings: settings, Sources: sources, Package: b.Package, Args: buildArgs(comp, b), Crypto: comp.Crypto,
+		}
+		if usesCgo(comp) {
+			in.CC = c.tools.ccID
+		}
+		key, err := cache.Key(in)
+		if err != nil {
+			return nil, nil, err
+		}
+		jobs = append(jobs, job{binary: b, key: key, args: in.Args})
+	}
+	return jobs, settings, nil
+}
+
+func buildArgs(comp images.Component, b images.Binary) []string {
+	ld := append([]string{"-s", "-w"}, b.LDFlags...)
+	if usesCgo(comp) {
+		ld = append(ld, "-linkmode=external", "-extldflags=-static")
+	}
+	args := []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=" + strings.Join(ld, " ")}
+	if len(b.Tags) > 0 {
+		args = append(args, "-tags="+strings.Join(b.Tags, ","))
+	}
+	return args
+}
+
+// groups puts jobs of the same flags together, so that one go command uses all cores.
+// Programs that the go command would give the same name are kept apart.
+func groups(jobs []job) [][]job {
+	var order []string
+	by := map[string][]job{}
+	same := map[string]int{}
+	for _, j := range jobs {
+		k := strings.Join(j.args, "\x00")
+		named := k + "\x00" + images.CommandName(j.binary.Package)
+		same[named]++
+		k += fmt.Sprintf("\x00%d", same[named])
+		if by[k] == nil {
+			order = append(order, k)
+		}
+		by[k] = append(by[k], j)
+	}
+	var out [][]job
+	for _, k := range order {
+		out = append(out, by[k])
+	}
+	return out
+}
+
+func (c *Compiler) build(ctx context.Context, comp images.Component, group []job, settings map[string]string, verbose io.Writer) ([]Binary, error) {
+	work, err := os.MkdirTemp("", "rke2-compile-")
+	if err != nil {
+		return nil, fmt.Errorf("compiling %s: %w", comp.Name, err)
+	}
+	defer os.RemoveAll(work)
+	// For several packages -o is a folder, in which the go command names the programs.
+	args := append([]string{}, group[0].args...)
+	if len(group) == 1 {
+		args = append(args, "-o", filepath.Join(work, group[0].binary.Name))
+	} else {
+		args = append(args, "-o", work+string(filepath.Separator))
+	}
+	for _, j := range group {
+		args = append(args, j.binary.Package)
+	}
+	cmd := exec.CommandContext(ctx, c.tools.goCmd, args...)
+	cmd.Dir = comp.Dir
+	cmd.Env = c.tools.environ(settings)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if verbose != nil {
+		cmd.Stdout = io.MultiWriter(&said, verbose)
+		cmd.Stderr = cmd.Stdout
+	}
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("compiling %s: %w", comp.Name, ctx.Err())
+		}
+		return nil, fmt.Errorf("compiling %s: %w:\n%s", comp.Name, err, tail(said.Bytes()))
+	}
+	var out []Binary
+	for _, j := range group {
+		from := filepath.Join(work, j.binary.Name)
+		if len(group) > 1 {
+			from = filepath.Join(work, images.CommandName(j.binary.Package))
+		}
+		b, err := c.keep(comp, j, from)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, b)
+	}
+	return out, nil
+}
+
+// keep checks a binary and puts it into the cache.
+func (c *Compiler) keep(comp images.Component, j job, from string) (Binary, error) {
+	crypto, goVersion, err := check(from, comp, c.fips, c.platform)
+	if err != nil {
+		return Binary{}, fmt.Errorf("component %s: %w", comp.Name, err)
+	}
+	dir, _, err := c.cache.Fill(cacheKind, j.key, func(dir string) error {
+		to := filepath.Join(dir, j.binary.Name)
+		if err := copyFile(from, to); err != nil {
+			return fmt.Errorf("keeping %s: %w", j.binary.Name, err)
+		}
+		sum, err := hashFile(to)
+		if err != nil {
+			return err
+		}
+		st, err := os.Stat(to)
+		if err != nil {
+			return fmt.Errorf("keeping %s: %w", j.binary.Name, err)
+		}
+		b := Binary{Name: j.binary.Name, SHA256: sum, Size: st.Size(), Crypto: crypto, Go: goVersion}
+		data, err := json.Marshal(b)
+		if err != nil {
+			return fmt.Errorf("keeping %s: %w", j.binary.Name, err)
+		}
+		return os.WriteFile(filepath.Join(dir, infoFile), data, 0o644)
+	})
+	if err != nil {
+		return Binary{}, err
+	}
+	return readEntry(dir, j.binary.Name)
+}
+
+// lookup finds a binary in the cache. An entry whose file is gone or has another size
+// was damaged by somebody: it is dropped and built again. (What a layer is made of is
+// hashed again while it is read.)
+func (c *Compiler) lookup(j job) (Binary, bool, error) {
+	dir, ok := c.cache.Lookup(cacheKind, j.key)
+	if !ok {
+		return Binary{}, false, nil
+	}
+	b, err := readEntry(dir, j.binary.Name)
+	if err != nil {
+		return Binary{}, false, c.cache.Drop(cacheKind, j.key)
+	}
+	return b, true, nil
+}
+
+func readEntry(dir, binary string) (Binary, error) {
+	data, err := os.ReadFile(filepath.Join(dir, infoFile))
+	if err != nil {
+		return Binary{}, fmt.Errorf("reading cache entry: %w", err)
+	}
+	var b Binary
+	if err := json.Unmarshal(data, &b); err != nil {
+		return Binary{}, fmt.Errorf("reading cache entry %s: %w", dir, err)
+	}
+	b.Path = filepath.Join(dir, binary)
+	st, err := os.Stat(b.Path)
+	if err != nil {
+		return Binary{}, fmt.Errorf("reading cache entry: %w", err)
+	}
+	if b.Name != binary || st.Size() != b.Size {
+		return Binary{}, fmt.Errorf("cache entry %s is damaged", dir)
+	}
+	return b, nil
+}
+
+// hashSources hashes what a wrapper folder gives to the go command: go.mod, go.sum and
+// everything below that is not the declaration or the Dockerfile.
+func hashSources(dir string) (map[string]string, error) {
+	sums := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		switch {
+		case d.IsDir(), rel == "image.yaml", strings.HasPrefix(rel, "Dockerfile"):
+			return nil
+		case strings.HasSuffix(rel, "_test.go"):
+			return nil
+		}
+		sum, err := hashFile(path)
+		sums[filepath.ToSlash(rel)] = sum
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading sources: %w", err)
+	}
+	return sums, nil
+}
+
+func copyFile(from, to string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(dst, src); err != nil {
+		dst.Close()
+		return err
+	}
+	return dst.Close()
+}
+
+// Sort orders artifacts by component, for output.
+func Sort(as []Artifact) {
+	sort.Slice(as, func(i, j int) bool { return as[i].Component < as[j].Component })
+}

@@ -1,0 +1,365 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/rancher/rke2/build/compile"
+	"github.com/rancher/rke2/build/pipeline"
+	"github.com/rancher/rke2/build/sign"
+)
+
+func newList(f *flags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "Show the components: version, module, binaries, size, crypto",
+		Long: `Shows every declared component. Size and crypto are those of the binaries in the
+build cache; a component that isn't built with the present inputs has none.`,
+		Example: "  rke2-build list\n  rke2-build list -o json | jq '.[].version'",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			asJSON, err := f.json()
+			if err != nil {
+				return err
+			}
+			p, err := f.pipeline(cmd)
+			if err != nil {
+				return err
+			}
+			listed, err := p.List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd, rows(listed))
+			}
+			return printTable(cmd, listed)
+		},
+	}
+	outputFlag(cmd, f)
+	return cmd
+}
+
+// row is a component in list's JSON form.
+type row struct {
+	Component   string           `json:"component"`
+	Description string           `json:"description"`
+	Version     string           `json:"version"`
+	Module      string           `json:"module"`
+	Built       bool             `json:"built"`
+	Crypto      string           `json:"crypto"` // of the binaries, or as declared
+	Size        int64            `json:"size"`   // bytes, 0 if not built
+	Binaries    []string         `json:"binaries"`
+	Artifacts   []compile.Binary `json:"artifacts,omitempty"`
+}
+
+func rows(listed []pipeline.Listed) []row {
+	out := []row{}
+	for _, l := range listed {
+		r := row{
+			Component: l.Component.Name, Description: l.Component.Description, Version: l.Component.Version,
+			Module: l.Component.Module, Built: l.Built, Crypto: string(l.Component.Crypto),
+		}
+		for _, b := range l.Component.Binaries {
+			r.Binaries = append(r.Binaries, b.Name)
+		}
+		if l.Built {
+			r.Artifacts = l.Artifact.Binaries
+			r.Crypto = l.Artifact.Binaries[0].Crypto
+			for _, b := range l.Artifact.Binaries {
+				r.Size += b.Size
+			}
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func printTable(cmd *cobra.Command, listed []pipeline.Listed) error {
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "COMPONENT\tVERSION\tMODULE\tBINARIES\tSIZE\tCRYPTO")
+	for _, r := range rows(listed) {
+		mb, crypto := "not built", "("+r.Crypto+")"
+		if r.Built {
+			mb, crypto = size(r.Size), r.Crypto
+		}
+		for i, b := range r.Binaries {
+			if i == 0 {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Component, r.Version, r.Module, b, mb, crypto)
+			} else {
+				fmt.Fprintf(w, "\t\t\t%s\t\t\n", b)
+			}
+		}
+	}
+	return w.Flush()
+}
+
+func newCompile(f *flags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "compile [COMPONENT…]",
+		Short: "Compile components (none named: all)",
+		Long: `Compiles components into the build cache and checks the result: static, built with the
+declared cryptography. What is there for the same inputs is not built again. Where each
+binary is goes to standard output.`,
+		Example:           "  rke2-build compile\n  rke2-build compile runc etcd",
+		ValidArgsFunction: f.completeComponents,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			asJSON, err := f.json()
+			if err != nil {
+				return err
+			}
+			p, err := f.pipeline(cmd)
+			if err != nil {
+				return err
+			}
+			components, err := p.Components(args)
+			if err != nil {
+				return usageError{err}
+			}
+			artifacts, err := p.Compile(cmd.Context(), components)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd, artifacts)
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			for _, a := range artifacts {
+				for _, b := range a.Binaries {
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.Name, size(b.Size), b.Crypto, b.Path)
+				}
+			}
+			return w.Flush()
+		},
+	}
+	outputFlag(cmd, f)
+	return cmd
+}
+
+func newImage(f *flags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "image [IMAGE…]",
+		Short: "Make images in the OCI layout (none named: all)",
+		Long: `Compiles what the images need, makes their layers and puts the images into the OCI
+layout oci/ in the products' folder. The layout's index is replaced last.`,
+		Example:           "  rke2-build image\n  rke2-build image hardened-etcd -o json",
+		ValidArgsFunction: f.completeImages,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			asJSON, err := f.json()
+			if err != nil {
+				return err
+			}
+			p, err := f.pipeline(cmd)
+			if err != nil {
+				return err
+			}
+			built, err := p.Images(cmd.Context(), args)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd, built)
+			}
+			return printBuilt(cmd, built)
+		},
+	}
+	outputFlag(cmd, f)
+	return cmd
+}
+
+func printBuilt(cmd *cobra.Command, built []pipeline.Built) error {
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "IMAGE\tSIZE\tLAYERS\tDIGEST")
+	for _, b := range built {
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", b.Reference, size(b.Size), b.Layers, b.Digest)
+	}
+	return w.Flush()
+}
+
+func newSign(f *flags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "sign",
+		Short: "Sign the images of the OCI layout by digest",
+		Long: `Signs every image of the layout, as cosign does, and writes the key's public half to
+cosign.pub in the products' folder. A signature that the same key made for the same
+digest is kept. With a key file signatures are reproducible.`,
+		Example: "  rke2-build sign\n  COSIGN_PASSWORD=… rke2-build sign --key release.key\n  rke2-build sign --key hashivault://release",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := f.pipeline(cmd)
+			if err != nil {
+				return err
+			}
+			key, err := f.signingKey(cmd.Context(), cmd)
+			if err != nil {
+				return err
+			}
+			_, err = p.Sign(cmd.Context(), key)
+			return err
+		},
+	}
+	keyFlag(cmd, f)
+	return cmd
+}
+
+func newRelease(f *flags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "release",
+		Short: "Write down what the release consists of",
+		Long: `Writes release.json (images, digests, public key), cosign.pub, and overlay.json, with
+which go build puts release.json into the node binary. Every declared image must be in
+the layout and signed by the key.`,
+		Example: "  rke2-build release\n  go build -overlay dist/overlay.json ./cmd/rke2",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := f.pipeline(cmd)
+			if err != nil {
+				return err
+			}
+			key, err := f.signingKey(cmd.Context(), cmd)
+			if err != nil {
+				return err
+			}
+			r, err := p.Release(key)
+			if err != nil {
+				return err
+			}
+			return printJSON(cmd, r)
+		},
+	}
+	keyFlag(cmd, f)
+	return cmd
+}
+
+func newAll(f *flags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "all",
+		Short:   "Make all images, sign them and write down the release",
+		Long:    "Does image, sign and release in one go.",
+		Example: "  rke2-build all\n  REGISTRY=registry.example.com REPO=rke2 rke2-build all",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			p, err := f.pipeline(cmd)
+			if err != nil {
+				return err
+			}
+			// Before the long part: a wrong passphrase should not be found after it.
+			key, err := f.signingKey(ctx, cmd)
+			if err != nil {
+				return err
+			}
+			built, err := p.Images(ctx, nil)
+			if err != nil {
+				return err
+			}
+			if _, err := p.Sign(ctx, key); err != nil {
+				return err
+			}
+			if _, err := p.Release(key); err != nil {
+				return err
+			}
+			return printBuilt(cmd, built)
+		},
+	}
+	keyFlag(cmd, f)
+	return cmd
+}
+
+func newKeygen() *cobra.Command {
+	return &cobra.Command{
+		Use:   "keygen [NAME]",
+		Short: "Make a signing key pair: NAME.key and NAME.pub (default: cosign)",
+		Long: `Makes an ECDSA P-256 key pair. The private half is in cosign's encrypted format, under
+the passphrase in COSIGN_PASSWORD, or one that is asked for. Existing files are not
+touched.`,
+		Example: "  rke2-build keygen release",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := "cosign"
+			if len(args) > 0 {
+				name = args[0]
+			}
+			pass, err := passphrase(cmd, true)
+			if err != nil {
+				return err
+			}
+			if err := sign.Generate(name+".key", name+".pub", pass); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s.key\n%s.pub\n", name, name)
+			return nil
+		},
+	}
+}
+
+// passphrase is $COSIGN_PASSWORD, also if it is empty, or asked for on a terminal.
+func passphrase(cmd *cobra.Command, twice bool) ([]byte, error) {
+	if p, ok := os.LookupEnv("COSIGN_PASSWORD"); ok {
+		return []byte(p), nil
+	}
+	fd := int(os.Stdin.Fd())
+	if !term.IsTerminal(fd) {
+		return nil, errors.New("the signing key's passphrase is not known: set COSIGN_PASSWORD (empty for none)")
+	}
+	fmt.Fprint(cmd.ErrOrStderr(), "Passphrase of the signing key: ")
+	p, err := term.ReadPassword(fd)
+	fmt.Fprintln(cmd.ErrOrStderr())
+	if err != nil {
+		return nil, fmt.Errorf("reading the passphrase: %w", err)
+	}
+	if twice {
+		fmt.Fprint(cmd.ErrOrStderr(), "Again: ")
+		again, err := term.ReadPassword(fd)
+		fmt.Fprintln(cmd.ErrOrStderr())
+		if err != nil {
+			return nil, fmt.Errorf("reading the passphrase: %w", err)
+		}
+		if !bytes.Equal(p, again) {
+			return nil, errors.New("the passphrases differ")
+		}
+	}
+	return p, nil
+}
+
+func (f *flags) completeComponents(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	var out []string
+	if t, err := f.tree(); err == nil {
+		for _, c := range t.Components {
+			if strings.HasPrefix(c.Name, prefix) {
+				out = append(out, c.Name+"\t"+c.Description)
+			}
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (f *flags) completeImages(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	var out []string
+	if t, err := f.tree(); err == nil {
+		for _, i := range t.Images {
+			if strings.HasPrefix(i.Name, prefix) {
+				out = append(out, i.Name)
+			}
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+func printJSON(cmd *cobra.Command, v any) error {
+	enc := json.NewEncoder(cmd.OutOrStdout())
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("writing output: %w", err)
+	}
+	return nil
+}

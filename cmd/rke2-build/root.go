@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rancher/rke2/build/cache"
+	"github.com/rancher/rke2/build/compile"
+	"github.com/rancher/rke2/build/pipeline"
+	"github.com/rancher/rke2/build/sign"
+	"github.com/rancher/rke2/images"
+)
+
+// flags are the options that several commands share.
+type flags struct {
+	images   string
+	out      string
+	cache    string
+	registry string
+	repo     string
+	epoch    string
+	key      string
+	output   string
+	verbose  bool
+}
+
+func newRoot() *cobra.Command {
+	f := &flags{}
+	root := &cobra.Command{
+		Use:   "rke2-build",
+		Short: "Build the distribution's images from declared versions",
+		Long: `rke2-build takes the versions declared in images/ to signed images in an OCI layout.
+
+Go components are compiled from their wrapper modules with the certified Go
+Cryptographic Module, once for each set of inputs. Images are made without a daemon
+from Dockerfiles, one reproducible layer a component, and signed by digest as cosign
+does. The same inputs give the same digests.
+
+Environment: REGISTRY, REPO, SOURCE_DATE_EPOCH, COSIGN_KEY, COSIGN_PASSWORD and
+` + cache.Env + ` mean what the flags of the same meaning do. Flags win.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.`,
+		Example: `  # everything: compile, make images, sign them, write down the release
+  rke2-build all
+
+  # what there is, and what was built of it
+  rke2-build list
+  rke2-build list -o json
+
+  # one component, one image
+  rke2-build compile runc
+  rke2-build image rke2-runtime
+
+  # with a release key
+  rke2-build keygen release
+  COSIGN_KEY=release.key COSIGN_PASSWORD=… rke2-build all`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	p := root.PersistentFlags()
+	p.StringVar(&f.images, "images", "", "folder of the declarations (default: images/ here or in a folder above)")
+	p.StringVar(&f.out, "out", "", "folder of the products (default: dist/ beside the declarations)")
+	p.StringVar(&f.cache, "cache", "", "folder of the build cache (default: $"+cache.Env+", else rke2-build in the user's cache folder)")
+	p.StringVar(&f.registry, "registry", os.Getenv("REGISTRY"), "registry in the images' names [REGISTRY] (default: of images/product.yaml)")
+	p.StringVar(&f.repo, "repo", os.Getenv("REPO"), "repository prefix in the images' names [REPO] (default: of images/product.yaml)")
+	p.StringVar(&f.epoch, "source-date-epoch", os.Getenv("SOURCE_DATE_EPOCH"), "seconds since 1970 that everything made is dated [SOURCE_DATE_EPOCH] (default: 0)")
+	p.BoolVarP(&f.verbose, "verbose", "v", false, "show what compilers say")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(newList(f), newCompile(f), newImage(f), newSign(f), newKeygen(), newRelease(f), newAll(f))
+	for _, c := range root.Commands() {
+		if args := c.Args; args != nil {
+			c.Args = func(cmd *cobra.Command, a []string) error {
+				if err := args(cmd, a); err != nil {
+					return usageError{err}
+				}
+				return nil
+			}
+		}
+	}
+	return root
+}
+
+// keyFlag adds --key.
+func keyFlag(cmd *cobra.Command, f *flags) {
+	cmd.Flags().StringVar(&f.key, "key", os.Getenv("COSIGN_KEY"),
+		"signing key: a file in cosign's encrypted format or a KMS URI [COSIGN_KEY]; its passphrase is in COSIGN_PASSWORD (default: a development key in the products' folder)")
+}
+
+// outputFlag adds -o.
+func outputFlag(cmd *cobra.Command, f *flags) {
+	cmd.Flags().StringVarP(&f.output, "output", "o", "table", "table or json")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (f *flags) json() (bool, error) {
+	switch f.output {
+	case "json":
+		return true, nil
+	case "table":
+		return false, nil
+	}
+	return false, usageError{fmt.Errorf("--output %q is neither table nor json", f.output)}
+}
+
+func (f *flags) tree() (*images.Tree, error) {
+	dir := f.images
+	if dir == "" {
+		here, err := os.Getwd()
+		if err != nil {
+			return nil, fmt.Errorf("finding the declarations: %w", err)
+		}
+		for at := here; ; at = filepath.Dir(at) {
+			candidate := filepath.Join(at, "images")
+			if _, err := os.Stat(filepath.Join(candidate, "product.yaml")); err == nil {
+				dir = candidate
+				break
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("finding the declarations: %w", err)
+			}
+			if at == filepath.Dir(at) {
+				return nil, fmt.Errorf("no images/product.yaml in %s or a folder above; name the folder with --images", here)
+			}
+		}
+	}
+	return images.Load(dir)
+}
+
+// pipeline makes the pipeline of these flags.
+func (f *flags) pipeline(cmd *cobra.Command) (*pipeline.Pipeline, error) {
+	tree, err := f.tree()
+	if err != nil {
+		return nil, err
+	}
+	dir := f.cache
+	if dir == "" {
+		if dir, err = cache.DefaultDir(); err != nil {
+			return nil, err
+		}
+	}
+	c, err := cache.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	seconds := int64(0)
+	if f.epoch != "" {
+		if seconds, err = strconv.ParseInt(f.epoch, 10, 64); err != nil || seconds < 0 {
+			return nil, usageError{fmt.Errorf("--source-date-epoch %q is not a number of seconds since 1970", f.epoch)}
+		}
+	}
+	s := pipeline.Settings{
+		Tree:     tree,
+		Cache:    c,
+		Out:      f.outDir(tree),
+		Naming:   images.Naming{Registry: tree.Product.Registry, Repo: tree.Product.Repo},
+		Epoch:    time.Unix(seconds, 0).UTC(),
+		Platform: compile.Platform{OS: "linux", Arch: runtime.GOARCH},
+		Report:   newProgress(cmd.ErrOrStderr()).event,
+	}
+	if f.registry != "" {
+		s.Naming.Registry = strings.Trim(f.registry, "/")
+	}
+	if f.repo != "" {
+		s.Naming.Repo = strings.Trim(f.repo, "/")
+	}
+	if f.verbose {
+		s.Verbose = cmd.ErrOrStderr()
+	}
+	return pipeline.New(cmd.Context(), s)
+}
+
+func (f *flags) outDir(tree *images.Tree) string {
+	if f.out != "" {
+		return f.out
+	}
+	return filepath.Join(filepath.Dir(tree.Dir), "dist")
+}
+
+// signingKey opens --key, or the development key.
+func (f *flags) signingKey(ctx context.Context, cmd *cobra.Command) (*sign.Key, error) {
+	if f.key != "" {
+		return sign.Load(ctx, f.key, func() ([]byte, error) { return passphrase(cmd, false) })
+	}
+	tree, err := f.tree()
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(f.outDir(tree), "development.key")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("making a development key: %w", err)
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "no --key or COSIGN_KEY: signing with the development key %s\n", path)
+	return sign.LoadDevelopment(ctx, path)
+}
