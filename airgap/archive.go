@@ -1,6 +1,7 @@
 package airgap
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -276,7 +277,10 @@ func (s *scanner) visit(e entry, gap []byte, r io.Reader) error {
 }
 
 func (s *scanner) take(e entry, gap []byte, r io.Reader) (err error) {
-	if e.kind != '0' {
+	switch e.kind {
+	case tar.TypeDir:
+		return nil
+	case tar.TypeSymlink:
 		s.links = append(s.links, e)
 		return nil
 	}

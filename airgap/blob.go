@@ -1,6 +1,7 @@
 package airgap
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -143,7 +144,7 @@ func (a *Archive) Walk(ctx context.Context, want func(v1.Hash) bool, fn func(v1.
 	var inner error // of fn: not to be dressed as a fault of the archive
 	_, err = scanTar(ctx, r, -1, func(e entry, _ []byte, content io.Reader) error {
 		h, ok := parseBlobName(e.name)
-		if !ok || e.kind != '0' || want != nil && !want(h) {
+		if !ok || e.kind != tar.TypeReg || want != nil && !want(h) {
 			return nil
 		}
 		inner = one(h, e.size, content)

@@ -9,6 +9,8 @@ import (
 	"io"
 	"path"
 	"strings"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // entry is one file of a tar.
@@ -57,9 +59,9 @@ func (t seekTape) Seek(offset int64, whence int) (int64, error) {
 	return n, err
 }
 
-// visitor is called for each regular file, and for each link, of a tar. gap holds the bytes
-// since the content before it; both are only valid during the call. Content that it leaves
-// unread is skipped.
+// visitor is called for each entry of a tar. gap holds the bytes since the content
+// before it; both are only valid during the call. Content that it leaves unread is
+// skipped.
 type visitor func(e entry, gap []byte, content io.Reader) error
 
 // scanTar reads a tar from its start to its end and returns the bytes after the last
@@ -101,10 +103,7 @@ func scanTar(ctx context.Context, r io.Reader, size int64, visit visitor) (end [
 		if size >= 0 && t.dataEnd > size {
 			return nil, fmt.Errorf("%w: %s needs %d bytes and the file has %d more: copy the file again", ErrTruncated, e.name, e.size, size-t.pos)
 		}
-		if e.kind == tar.TypeDir {
-			continue
-		}
-		if seen[e.name] {
+		if seen[e.name] && e.kind != tar.TypeDir {
 			return nil, fmt.Errorf("%w: %s is in it twice", ErrRefusedContent, e.name)
 		}
 		seen[e.name] = true
@@ -181,6 +180,10 @@ func tarFault(err error, where string, n int) error {
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("%w: it ends %s: copy the file again", ErrTruncated, where)
+	case errors.Is(err, tar.ErrFieldTooLong):
+		return fmt.Errorf("%w: a header %s is larger than any real one", ErrRefusedContent, where)
+	case errors.Is(err, zstd.ErrWindowSizeExceeded):
+		return fmt.Errorf("%w: the zstd window is larger than %d MiB: compress it without --long or --ultra", ErrRefusedContent, maxWindow>>20)
 	case errors.Is(err, tar.ErrHeader) && n == 0:
 		return fmt.Errorf("%w: no tar header at its start", ErrNotArchive)
 	case errors.Is(err, tar.ErrHeader):
