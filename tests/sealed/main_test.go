@@ -5,7 +5,6 @@ package sealed_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -19,30 +18,7 @@ func TestMain(m *testing.M) {
 		holdHost(how)
 		os.Exit(0)
 	}
-	os.Exit(guarded(m))
-}
-
-// guarded runs the tests and fails if they leave anything behind.
-func guarded(m *testing.M) int {
-	if err := sealed.Supported(); err != nil {
-		return m.Run()
-	}
-	if _, err := sealed.Sweep(); err != nil {
-		fmt.Fprintln(os.Stderr, "clearing up after earlier runs:", err)
-		return 1
-	}
-	before, err := sealed.Count()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	code := m.Run()
-	left, err := sealed.Leaks(before, 10*time.Second)
-	if err != nil || len(left) > 0 {
-		fmt.Fprintln(os.Stderr, "left behind:", left, err)
-		return 1
-	}
-	return code
+	os.Exit(sealed.Guard(m.Run))
 }
 
 // newHost makes a host that ends with the test.
