@@ -71,7 +71,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	}
 	p := root.PersistentFlags()
 	p.StringVar(&f.images, "images", "", "folder of the declarations (default: images/ here or in a folder above)")
-	p.StringVar(&f.out, "out", "", "folder of the products (default: dist/ beside the declarations)")
+	p.StringVar(&f.out, "dist", "", "folder of the products (default: dist/ beside the declarations)")
 	p.StringVar(&f.cache, "cache", "", "folder of the build cache (default: $"+cache.Env+", else rke2-build in the user's cache folder)")
 	p.StringVar(&f.registry, "registry", os.Getenv("REGISTRY"), "registry in the images' names [REGISTRY] (default: of images/product.yaml)")
 	p.StringVar(&f.repo, "repo", os.Getenv("REPO"), "repository prefix in the images' names [REPO] (default: of images/product.yaml)")
