@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 )
 
 // UnpackOptions says what to unpack of an archive, and where to.
@@ -61,8 +62,8 @@ func Unpack(ctx context.Context, file string, opt UnpackOptions) (err error) {
 	if err := a.unpackTo(ctx, tmp, index, blobs, opt.Progress); err != nil {
 		return err
 	}
-	// Over an empty folder, rename replaces it.
-	if err := errors.Join(os.Chmod(tmp, 0o755), os.Rename(tmp, opt.Dir), syncDir(parent)); err != nil {
+	// The system's rename replaces an empty folder; os.Rename would refuse to.
+	if err := errors.Join(os.Chmod(tmp, 0o755), unix.Rename(tmp, opt.Dir), syncDir(parent)); err != nil {
 		return fmt.Errorf("unpacking %s: %w", file, err)
 	}
 	return nil
