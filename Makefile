@@ -33,7 +33,7 @@ LINT       := $(DIST)/tools/golangci-lint
 
 .PHONY: runtime-image
 runtime-image: rke2-build ## Build, assemble and sign every image into one OCI layout (dist/oci)
-	$(RKE2_BUILD) build --dist $(DIST)
+	$(RKE2_BUILD) all --dist $(DIST)
 
 .PHONY: airgap
 airgap: runtime-image rke2 ## The main job: images, node binary, signed airgap bundle, checksums
