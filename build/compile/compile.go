@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
 	"strings"
 	"time"
 
@@ -87,10 +86,14 @@ type job struct {
 	args   []string
 }
 
+// Hooks lets a caller watch a build. Both may be nil.
+type Hooks struct {
+	Building func(binaries []string) // before the go command is started, if it is
+	Verbose  io.Writer               // gets what the go command says; errors have its end anyway
+}
+
 // Compile gives the component's commands, building those that the cache doesn't have.
-// What the go command says goes to log when it fails, and always to verbose if that is
-// not nil.
-func (c *Compiler) Compile(ctx context.Context, comp images.Component, verbose io.Writer) (Artifact, error) {
+func (c *Compiler) Compile(ctx context.Context, comp images.Component, hooks Hooks) (Artifact, error) {
 	start := time.Now()
 	jobs, settings, err := c.plan(ctx, comp)
 	if err != nil {
@@ -109,8 +112,15 @@ func (c *Compiler) Compile(ctx context.Context, comp images.Component, verbose i
 			missing = append(missing, j)
 		}
 	}
+	if len(missing) > 0 && hooks.Building != nil {
+		var names []string
+		for _, j := range missing {
+			names = append(names, j.binary.Name)
+		}
+		hooks.Building(names)
+	}
 	for _, group := range groups(missing) {
-		built, err := c.build(ctx, comp, group, settings, verbose)
+		built, err := c.build(ctx, comp, group, settings, hooks.Verbose)
 		if err != nil {
 			return Artifact{}, err
 		}
@@ -361,9 +371,4 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return dst.Close()
-}
-
-// Sort orders artifacts by component, for output.
-func Sort(as []Artifact) {
-	sort.Slice(as, func(i, j int) bool { return as[i].Component < as[j].Component })
 }

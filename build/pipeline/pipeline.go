@@ -50,15 +50,16 @@ const (
 	Sign    Step = "sign"
 )
 
-// Event tells that a step began or, with Done, ended.
+// Event tells that a step ended or, if it isn't Done, that a long one begins.
 type Event struct {
-	Step    Step
-	Name    string // of the component or image
-	Detail  string
-	Done    bool
-	Cached  bool // nothing had to be done
-	Elapsed time.Duration
-	Size    int64 // bytes of what was made
+	Step     Step
+	Name     string   // of the component, or reference of the image
+	Detail   string   // version or tag
+	Binaries []string // what is about to be compiled
+	Done     bool
+	Cached   bool // nothing had to be done
+	Elapsed  time.Duration
+	Size     int64 // bytes of what was made
 }
 
 // Pipeline runs the steps.
@@ -135,8 +136,12 @@ func (p *Pipeline) Compile(ctx context.Context, components []images.Component) (
 }
 
 func (p *Pipeline) compile(ctx context.Context, c images.Component) (compile.Artifact, error) {
-	p.report(Event{Step: Compile, Name: c.Name, Detail: c.Version})
-	a, err := p.compiler.Compile(ctx, c, p.s.Verbose)
+	a, err := p.compiler.Compile(ctx, c, compile.Hooks{
+		Verbose: p.s.Verbose,
+		Building: func(binaries []string) {
+			p.report(Event{Step: Compile, Name: c.Name, Detail: c.Version, Binaries: binaries})
+		},
+	})
 	if err != nil {
 		return a, err
 	}

@@ -46,7 +46,7 @@ func Load(ctx context.Context, ref string, password Password) (*Key, error) {
 	if strings.Contains(ref, "://") || strings.HasPrefix(ref, "pkcs11:") {
 		sv, err := cosignkey.SignerVerifierFromKeyRef(ctx, ref, func(bool) ([]byte, error) { return password() }, nil)
 		if err != nil {
-			return nil, fmt.Errorf("opening signing key %s: %w", ref, err)
+			return nil, fmt.Errorf("opening signing key %s: %w (built in are %s; another service needs its sigstore-kms-NAME plug-in in PATH)", ref, err, strings.Join(builtIn(), " "))
 		}
 		pub, err := sv.PublicKey(options.WithContext(ctx))
 		if err != nil {

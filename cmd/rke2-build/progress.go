@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/rancher/rke2/build/pipeline"
@@ -15,8 +16,7 @@ func newProgress(w io.Writer) *progress { return &progress{w: w} }
 
 func (p *progress) event(e pipeline.Event) {
 	if !e.Done {
-		// Only steps that end at once have nothing to announce.
-		fmt.Fprintf(p.w, "%-8s %-20s %-18s …\n", e.Step, e.Name, e.Detail)
+		fmt.Fprintf(p.w, "%-8s %-20s %-18s building %s\n", e.Step, e.Name, e.Detail, strings.Join(e.Binaries, " "))
 		return
 	}
 	state := "built"
