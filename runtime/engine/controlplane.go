@@ -27,6 +27,8 @@ const initialOptions = "etcd.rke2.io/initial"
 // APIServer runs kube-apiserver once etcd is ready.
 func (e *Executor) APIServer(ctx context.Context, args []string) error {
 	server := e.serverDir()
+	// A flag of the engine's own fork of Kubernetes; the port is the default.
+	args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return strings.HasPrefix(a, "--advertise-port=") })
 	args, err := e.anonymousHealth(args)
 	if err != nil {
 		return err
@@ -120,7 +122,7 @@ func (e *Executor) etcdPod(ctx context.Context, args *executor.ETCDConfig, extra
 	e.start(ctx, nil, pod.Component{
 		Name: "etcd", Command: "etcd", Args: []string{"--config-file=" + file},
 		CPU: "200m", Memory: "512Mi",
-		Startup: health, Liveness: health,
+		Startup: health, Liveness: health, Readiness: health,
 		Annotations: map[string]string{initialOptions: string(initial)},
 		Mounts: []pod.Mount{
 			{Path: args.DataDir, Writable: true},

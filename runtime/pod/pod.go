@@ -44,9 +44,10 @@ type Component struct {
 	Mounts  []Mount
 	CPU     string // request, a Kubernetes quantity
 	Memory  string // request
-	// Startup and Liveness are nil where the component has no health endpoint.
-	Startup  *Probe
-	Liveness *Probe
+	// The probes are nil where there is nothing to ask.
+	Startup   *Probe
+	Liveness  *Probe
+	Readiness *Probe
 	// Annotations are put on the Pod as they are.
 	Annotations map[string]string
 	// InputsDigest stands for the contents of the files that the component
@@ -61,9 +62,13 @@ const (
 	namespace        = "kube-system"
 )
 
-// startupFailures × 10 s is how long a component may take to answer first:
-// etcd on a slow disk, an API server after a long outage.
-const startupFailures = 30
+// A component may take startupLimit to answer first: etcd on a slow disk, an
+// API server after a long outage. It is asked often, because nothing depending
+// on it goes on before it answered.
+const (
+	startupPeriod = 2 // seconds
+	startupLimit  = 300
+)
 
 // Manifest is the Pod of a component as YAML (core/v1 Pod).
 func Manifest(c Component) ([]byte, error) {
@@ -118,8 +123,9 @@ func Manifest(c Component) ([]byte, error) {
 					ReadOnlyRootFilesystem:   ptr(true),
 					AllowPrivilegeEscalation: ptr(false),
 				},
-				StartupProbe:  probe(c.Startup, startupFailures),
-				LivenessProbe: probe(c.Liveness, 8),
+				StartupProbe:   startupProbe(c.Startup),
+				LivenessProbe:  probe(c.Liveness, 8),
+				ReadinessProbe: readinessProbe(c.Readiness),
 			}},
 		},
 	}
@@ -193,6 +199,26 @@ func probe(p *Probe, failures int32) *corev1.Probe {
 		TimeoutSeconds:   15,
 		FailureThreshold: failures,
 	}
+}
+
+func startupProbe(p *Probe) *corev1.Probe {
+	built := probe(p, startupLimit/startupPeriod)
+	if built != nil {
+		built.PeriodSeconds = startupPeriod
+	}
+	return built
+}
+
+// readinessProbe is asked late on purpose: its first answer makes the kubelet
+// look at the Pod again, by when a node that is being set up has its API. etcd
+// is up before there is one to register its mirror Pod with, and the kubelet's
+// next look would be a minute later.
+func readinessProbe(p *Probe) *corev1.Probe {
+	built := probe(p, 3)
+	if built != nil {
+		built.InitialDelaySeconds = 15
+	}
+	return built
 }
 
 // MountsFor lists what has to be mounted so that a component finds the files

@@ -1,0 +1,69 @@
+package config
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/rancher/rke2/airgap/trust"
+	"github.com/rancher/rke2/images"
+)
+
+func sample() Config {
+	return Config{
+		Role: Server, DataDir: "/var/lib/x", CNI: "none", Verification: trust.ModeSystem,
+		ImageOverrides: map[string]string{},
+		Release: images.Release{Images: []images.ReleaseImage{
+			{Role: RoleRuntime, Reference: "docker.io/rancher/rke2-runtime:v1"},
+			{Role: RoleKubernetes, Reference: "docker.io/rancher/hardened-kubernetes:v1"},
+			{Role: RoleEtcd, Reference: "docker.io/rancher/hardened-etcd:v3"},
+			{Role: RolePause, Reference: "docker.io/rancher/mirrored-pause:v0"},
+		}},
+	}
+}
+
+func TestCheck(t *testing.T) {
+	if err := sample().Check(); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change func(*Config)
+		want   string
+	}{
+		"relative folder": {func(c *Config) { c.DataDir = "x" }, "absolute"},
+		"verification":    {func(c *Config) { c.Verification = "never" }, "system, all, off"},
+		"zero mode":       {func(c *Config) { c.Verification = "" }, "system, all, off"},
+		"cni":             {func(c *Config) { c.CNI = "canal" }, "cni: none"},
+		"no release":      {func(c *Config) { c.Release = images.Release{} }, "make airgap"},
+		"bad override":    {func(c *Config) { c.ImageOverrides[RoleEtcd] = "a:b:c" }, "etcd-image"},
+		"digest override": {func(c *Config) { c.ImageOverrides[RoleEtcd] = "a@sha256:" + strings.Repeat("0", 64) }, "tag is needed"},
+		"registry":        {func(c *Config) { c.SystemDefaultRegistry = "bad registry" }, "system-default-registry"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := sample()
+			c.change(&s)
+			if err := s.Check(); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q in it", err, c.want)
+			}
+		})
+	}
+}
+
+func TestImages(t *testing.T) {
+	c := sample()
+	c.SystemDefaultRegistry = "registry.example.com:5000"
+	c.ImageOverrides["kube-scheduler"] = "busybox"
+	for component, want := range map[string]string{
+		"etcd":           "registry.example.com:5000/rancher/hardened-etcd:v3",
+		"kube-apiserver": "registry.example.com:5000/rancher/hardened-kubernetes:v1",
+		"kube-scheduler": "docker.io/library/busybox:latest",
+	} {
+		got, err := c.ComponentImage(component)
+		if err != nil || got.String() != want {
+			t.Errorf("%s: got %v, %v, want %s", component, got, err, want)
+		}
+	}
+	candidates, err := c.Candidates(RoleRuntime)
+	if err != nil || len(candidates) != 2 || candidates[0].String() != "docker.io/rancher/rke2-runtime:v1" || candidates[1].String() != "registry.example.com:5000/rancher/rke2-runtime:v1" {
+		t.Errorf("candidates: %v, %v", candidates, err)
+	}
+}
