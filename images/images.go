@@ -17,9 +17,9 @@ type Tree struct {
 
 // Product is what product.yaml says, with what follows from it.
 type Product struct {
-	Version    string // v1.35.4+rke2r1 in form: version of Kubernetes, plus the release
+	Version    string // version of Kubernetes + release
 	Kubernetes string // version of Kubernetes
-	Release    string // rke2r1 in form
+	Release    string // the suffix alone
 	FIPS140    string // version of the Go Cryptographic Module
 	Registry   string // default for Naming
 	Repo       string // default for Naming

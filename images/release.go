@@ -14,7 +14,7 @@ var embedded []byte
 // release build of the node binary puts it in the place of the committed release.json
 // (go build -overlay); the committed one is empty and so trusts nothing.
 type Release struct {
-	Version     string         `json:"version,omitempty"`    // v1.35.4+rke2r1 in form
+	Version     string         `json:"version,omitempty"`    // version of Kubernetes + release
 	Kubernetes  string         `json:"kubernetes,omitempty"` // version of Kubernetes
 	Registry    string         `json:"registry,omitempty"`   // images' registry, docker.io in form
 	Repo        string         `json:"repo,omitempty"`       // images' repository prefix

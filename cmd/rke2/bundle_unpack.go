@@ -20,7 +20,7 @@ unpacked, in the form of cosign save, so that cosign verifies it without rke2.`,
 		Example: `  rke2 bundle unpack rke2-images-core.linux-amd64.tar layout
 
   # let cosign check one image
-  rke2 bundle unpack rke2-images-core.linux-amd64.tar etcd --image rancher/hardened-etcd:v3.6.8-rke2r1
+  rke2 bundle unpack rke2-images-core.linux-amd64.tar etcd --image rancher/hardened-etcd:TAG
   cosign verify --key rke2.pub --private-infrastructure=true --local-image etcd`,
 		Args: cobra.ExactArgs(2),
 	}
