@@ -36,7 +36,6 @@ type Options struct {
 	Platform v1.Platform
 	Epoch    time.Time // date of the image: SOURCE_DATE_EPOCH
 	Layers   *layer.Builder
-	Parallel int // layers compressed at a time, at least 1
 }
 
 // Build makes the image.
@@ -47,7 +46,6 @@ func (d *Dockerfile) Build(o Options) (Image, error) {
 	}
 	made := make([]layer.Layer, len(plans))
 	var g errgroup.Group
-	g.SetLimit(max(o.Parallel, 1))
 	for i, p := range plans {
 		if p.files == nil {
 			continue

@@ -67,15 +67,18 @@ func (l Layer) Descriptor() v1.Descriptor {
 	return v1.Descriptor{MediaType: types.OCILayerZStd, Digest: l.Digest, Size: l.Size}
 }
 
-// Builder makes layers with one modification time for all entries.
+// Builder makes layers with one modification time for all entries. It may be used from
+// several goroutines.
 type Builder struct {
 	cache *cache.Cache
 	epoch time.Time
+	busy  chan struct{} // as many as layers may be compressed at a time
 }
 
-// NewBuilder makes a builder. epoch is SOURCE_DATE_EPOCH.
-func NewBuilder(c *cache.Cache, epoch time.Time) *Builder {
-	return &Builder{cache: c, epoch: epoch.UTC().Truncate(time.Second)}
+// NewBuilder makes a builder. epoch is SOURCE_DATE_EPOCH; parallel is how many layers
+// are compressed at a time, each by one core.
+func NewBuilder(c *cache.Cache, epoch time.Time, parallel int) *Builder {
+	return &Builder{cache: c, epoch: epoch.UTC().Truncate(time.Second), busy: make(chan struct{}, max(parallel, 1))}
 }
 
 // entry is what the bytes of one tar entry depend on.
@@ -168,6 +171,8 @@ func normalise(files []File) ([]entry, error) {
 }
 
 func (b *Builder) write(dir string, entries []entry) (err error) {
+	b.busy <- struct{}{}
+	defer func() { <-b.busy }()
 	f, err := os.OpenFile(filepath.Join(dir, blobFile), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("writing layer: %w", err)

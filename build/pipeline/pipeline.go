@@ -86,7 +86,7 @@ func New(ctx context.Context, s Settings) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Pipeline{s: s, compiler: c, layers: layer.NewBuilder(s.Cache, s.Epoch)}, nil
+	return &Pipeline{s: s, compiler: c, layers: layer.NewBuilder(s.Cache, s.Epoch, runtime.GOMAXPROCS(0))}, nil
 }
 
 // Layout is the folder of the OCI layout.
@@ -312,7 +312,6 @@ func (p *Pipeline) image(ctx context.Context, w images.Image, f *image.Dockerfil
 		Platform: v1.Platform{OS: p.s.Platform.OS, Architecture: p.s.Platform.Arch},
 		Epoch:    p.s.Epoch,
 		Layers:   p.layers,
-		Parallel: runtime.GOMAXPROCS(0),
 	})
 	if err != nil {
 		return img, fmt.Errorf("making image %s: %w", w.Name, err)
