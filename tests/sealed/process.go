@@ -40,7 +40,8 @@ func (h *Host) Find(name string) ([]Process, error) {
 	all, err := h.Processes()
 	var found []Process
 	for _, p := range all {
-		if len(p.Args) > 0 && filepath.Base(p.Args[0]) == name {
+		// A process may have written a title over its arguments: "/bin/program role".
+		if title := strings.Fields(strings.Join(p.Args, " ")); len(title) > 0 && filepath.Base(title[0]) == name {
 			found = append(found, p)
 		}
 	}

@@ -60,7 +60,8 @@ func (n *Node) WaitReady(ctx context.Context, limit time.Duration) error {
 	return n.ReadySince(ctx, n.Started(), limit)
 }
 
-// ReadySince waits until the kubelet has said after a moment that it is ready.
+// ReadySince waits until the kubelet has said that it is ready in the second of
+// since or later: see [NextSecond].
 func (n *Node) ReadySince(ctx context.Context, since time.Time, limit time.Duration) error {
 	return n.until(ctx, "node "+n.name+" to be Ready", limit, func(ctx context.Context) error {
 		c, err := n.Client()

@@ -138,6 +138,7 @@ func (n *Node) WriteFile(path string, content []byte) error {
 }
 
 // Start runs `rke2 server` with more arguments if need be, and returns at once.
+// It ends by itself, by Stop or with the host, not with ctx.
 func (n *Node) Start(ctx context.Context, args ...string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -150,9 +151,17 @@ func (n *Node) Start(ctx context.Context, args ...string) error {
 	default:
 		return err
 	}
+	NextSecond()
 	n.started = time.Now()
-	n.run, err = n.Host.Start(ctx, logName, binary, append([]string{"server"}, args...)...)
+	n.run, err = n.Host.Start(context.WithoutCancel(ctx), logName, binary, append([]string{"server"}, args...)...)
 	return err
+}
+
+// NextSecond waits for the next whole second. The kubelet dates what it says in
+// whole seconds: what a new one says is told from an old one's last words only if
+// the new one starts in another second.
+func NextSecond() {
+	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
 }
 
 // Started is when rke2 was started last.

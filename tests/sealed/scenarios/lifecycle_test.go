@@ -21,8 +21,9 @@ const content = node.DataDir + "/agent/containerd/io.containerd.content.v1.conte
 // kubeletKilled: a kubelet that dies is started again, and pods do not notice.
 func kubeletKilled(ctx context.Context, t *testing.T, s *scenario) {
 	before := containers(ctx, t, s)
-	old := kill(t, s, "kubelet")
+	node.NextSecond()
 	killed := time.Now()
+	old := kill(t, s, "kubelet")
 	err := sealed.Wait(ctx, "a new kubelet", stepLimit, func(context.Context) error {
 		_, err := other(s, "kubelet", old)
 		return err
@@ -30,8 +31,7 @@ func kubeletKilled(ctx context.Context, t *testing.T, s *scenario) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The kubelet reports in whole seconds.
-	if err := s.ReadySince(ctx, killed.Add(time.Second), stepLimit); err != nil {
+	if err := s.ReadySince(ctx, killed, stepLimit); err != nil {
 		t.Fatal(err)
 	}
 	report(t, "kubelet killed, node Ready again by the new one's word", time.Since(killed))
@@ -90,6 +90,7 @@ func startsAgain(ctx context.Context, t *testing.T, s *scenario) {
 		t.Fatal(err)
 	}
 	log := imported(ctx, t, s)
+	report(t, "restart of rke2, images found to be there", time.Since(s.Started()))
 	for _, word := range []string{"imported=0", "blobs=0", "bytes=0"} {
 		if !strings.Contains(log, word) {
 			t.Errorf("not %s: %s", word, log)
@@ -149,9 +150,20 @@ func containerdKilled(ctx context.Context, t *testing.T, s *scenario) {
 	for _, p := range rest {
 		t.Errorf("process %d is left: %s", p.Pid, strings.Join(p.Args, " "))
 	}
+	// systemd would start it again.
+	before := containers(ctx, t, s)
+	if err := s.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.WaitReady(ctx, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	report(t, "started again after containerd's death, node Ready", time.Since(s.Started()))
+	unchanged(ctx, t, s, before)
 }
 
-// reboots: all processes are gone, the disk is kept, and nobody presses a key.
+// reboots: the power is cut while the node runs; all processes are gone, the disk
+// is kept, and nobody presses a key.
 func reboots(ctx context.Context, t *testing.T, s *scenario) {
 	stored := listing(t, s, content)
 	if err := s.Reboot(ctx); err != nil {

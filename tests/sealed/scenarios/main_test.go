@@ -4,7 +4,6 @@ package scenarios
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -19,7 +18,24 @@ import (
 	"github.com/rancher/rke2/tests/sealed/node"
 )
 
-func TestMain(m *testing.M) { os.Exit(sealed.Guard(m.Run)) }
+func TestMain(m *testing.M) {
+	os.Exit(sealed.Guard(func() int {
+		if file := figures(); file != "" {
+			_ = os.Remove(file) // an earlier run's
+		}
+		return m.Run()
+	}))
+}
+
+// figures is the file that the figures of a run are written to: in the folder of
+// the products that they are about. Empty if there is none.
+func figures() string {
+	p, err := node.FindProducts()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(p.Dir, "sealed-figures.txt")
+}
 
 // products skips the test where no host can be, and fails it where there is
 // nothing to test.
@@ -40,14 +56,16 @@ func products(t *testing.T) node.Products {
 // newNode makes a node that ends with the test, whose logs are kept if it fails.
 func newNode(t *testing.T, opts node.Options) *node.Node {
 	t.Helper()
-	n, err := node.New(t.Context(), opts)
+	// The test's own context is done before its logs can be collected.
+	ctx := context.WithoutCancel(t.Context())
+	n, err := node.New(ctx, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			dir := filepath.Join(logsDir(), regexp.MustCompile(`[^A-Za-z0-9]+`).ReplaceAllString(t.Name(), "-")+time.Now().Format("-20060102-150405"))
-			err := n.Collect(context.Background(), dir)
+			err := n.Collect(ctx, dir)
 			t.Logf("the node's logs are in %s (%v)", dir, err)
 		}
 		if err := n.Close(); err != nil {
@@ -69,28 +87,9 @@ func logsDir() string {
 // plugins is a folder of CNI plugins, built as the product's components are.
 func plugins(t *testing.T, p node.Products) string {
 	t.Helper()
-	out, err := build(t, filepath.Dir(p.Dir), p.Build, "compile", "cni-plugins", "-o", "json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var compiled []struct {
-		Binaries []struct{ Name, Path string } `json:"binaries"`
-	}
-	if err := json.Unmarshal(out, &compiled); err != nil {
-		t.Fatalf("rke2-build compile says %s: %v", out, err)
-	}
 	dir := t.TempDir()
-	for _, c := range compiled {
-		for _, a := range c.Binaries {
-			if err := copyFile(a.Path, filepath.Join(dir, a.Name)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	for _, name := range []string{"bridge", "host-local", "portmap", "loopback"} {
-		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			t.Fatalf("component cni-plugins has no %s: %s", name, out)
-		}
+	if err := p.Plugins(t.Context(), dir); err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }
@@ -107,18 +106,6 @@ func probe(t *testing.T) string {
 	return path
 }
 
-func build(t *testing.T, dir, name string, args ...string) ([]byte, error) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Dir = dir
-	out, err := cmd.Output()
-	var failed *exec.ExitError
-	if errors.As(err, &failed) {
-		return nil, fmt.Errorf("%s: %w: %s", cmd, err, failed.Stderr)
-	}
-	return out, err
-}
-
 func copyFile(from, to string) error {
 	b, err := os.ReadFile(from)
 	if err != nil {
@@ -127,11 +114,21 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, b, 0o755)
 }
 
-// report prints a figure where it is seen in every run.
+// report prints a figure, and adds it to the file of this run's figures.
 func report(t *testing.T, what string, value any) {
 	t.Helper()
 	if d, ok := value.(time.Duration); ok {
 		value = fmt.Sprintf("%.1f s", d.Seconds())
 	}
-	fmt.Printf("figure: %s: %v (%d cores)\n", what, value, runtime.NumCPU())
+	line := fmt.Sprintf("%s: %v (%d cores)", what, value, runtime.NumCPU())
+	fmt.Println("figure:", line)
+	f, err := os.OpenFile(figures(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	_, err = fmt.Fprintln(f, line)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Error(err)
+	}
 }

@@ -54,7 +54,7 @@ func TestUntrustedBundlesAreRefused(t *testing.T) {
 			{"unsigned", func(s *fake.Store) error {
 				s.AddBase(runtimeDesc, reference)
 				return nil
-			}, []string{"not signed", reference}},
+			}, []string{"unsigned", reference}},
 			{"signed by another key", func(s *fake.Store) error {
 				s.AddBase(runtimeDesc, reference)
 				key, err := fake.NewKey()
