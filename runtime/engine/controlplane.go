@@ -122,7 +122,7 @@ func (e *Executor) etcdPod(ctx context.Context, args *executor.ETCDConfig, extra
 	e.start(ctx, nil, pod.Component{
 		Name: "etcd", Command: "etcd", Args: []string{"--config-file=" + file},
 		CPU: "200m", Memory: "512Mi",
-		Startup: health, Liveness: health, Readiness: health,
+		Startup: health, Liveness: health,
 		Annotations: map[string]string{initialOptions: string(initial)},
 		Mounts: []pod.Mount{
 			{Path: args.DataDir, Writable: true},

@@ -150,6 +150,9 @@ func (e *Executor) Kubelet(ctx context.Context, args []string) error {
 	if e.host.CgroupV1 {
 		args = append(args, "--fail-cgroupv1=false")
 	}
+	if err := e.kubeletDropIn(); err != nil {
+		return err
+	}
 	kubelet := process{
 		name:    "kubelet",
 		path:    filepath.Join(e.content.Bin(), "kubelet"),
@@ -158,6 +161,25 @@ func (e *Executor) Kubelet(ctx context.Context, args []string) error {
 		log:     e.log,
 	}
 	e.goWith(ctx, kubelet.keep)
+	return nil
+}
+
+// kubeletDropIn makes a server's kubelet look at its pods more often than once a
+// minute. It cannot register static pods with an API server that they are yet
+// to bring up, and tries again only then. Operators' own drop-ins come later in
+// the folder and win.
+func (e *Executor) kubeletDropIn() error {
+	const document = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+syncFrequency: 10s
+`
+	file := filepath.Join(e.node.AgentConfig.KubeletConfigDir, "01-rke2-server.conf")
+	if e.config.Role == config.Server {
+		return writeWhole(file, []byte(document), 0o600)
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("configuring the kubelet: %w", err)
+	}
 	return nil
 }
 

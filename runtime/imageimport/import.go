@@ -70,19 +70,30 @@ const leaseExpiry = 24 * time.Hour
 // bundle are read in one pass.
 func (i *Importer) Import(ctx context.Context, items ...Item) (Result, error) {
 	var total Result
-	ctx, done, err := i.Client.WithLease(ctx, leases.WithRandomID(), leases.WithExpiration(leaseExpiry))
+	service := i.Client.LeasesService()
+	lease, err := service.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseExpiry))
 	if err != nil {
 		return total, fmt.Errorf("importing images: taking a lease: %w", err)
 	}
-	defer func() { _ = done(context.WithoutCancel(ctx)) }() // expires by itself otherwise
+	leased := leases.WithLease(ctx, lease.ID)
 	for _, group := range byArchive(items) {
-		result, err := i.fromArchive(ctx, group)
+		var result Result
+		result, err = i.fromArchive(leased, group)
 		total.add(result)
 		if err != nil {
-			return total, err
+			break
 		}
 	}
-	return total, nil
+	// Blobs that no image names now are garbage: after a failure they go at
+	// once, so that nothing of a refused image stays.
+	var options []leases.DeleteOpt
+	if err != nil {
+		options = append(options, leases.SynchronousDelete)
+	}
+	if released := service.Delete(context.WithoutCancel(ctx), lease, options...); released != nil && err == nil {
+		i.Log.Warn("a lease on imported blobs stays until it expires", "lease", lease.ID, "error", released)
+	}
+	return total, err
 }
 
 func byArchive(items []Item) [][]Item {
@@ -102,7 +113,7 @@ func byArchive(items []Item) [][]Item {
 
 func (i *Importer) fromArchive(ctx context.Context, items []Item) (Result, error) {
 	var result Result
-	missing := map[v1.Hash]blob{}
+	missing := needed{content: map[v1.Hash]blob{}, manifests: map[v1.Hash]blob{}}
 	var todo []Item
 	for _, item := range items {
 		if !item.Admitted.Valid() || item.Admitted.Digest() != item.Image.Desc.Digest {
@@ -121,23 +132,10 @@ func (i *Importer) fromArchive(ctx context.Context, items []Item) (Result, error
 			return result, fmt.Errorf("importing %s: %w", item.Admitted.Ref(), err)
 		}
 	}
-	if len(missing) > 0 {
-		want := func(h v1.Hash) bool { _, ok := missing[h]; return ok }
-		err := items[0].Archive.Walk(ctx, want, func(desc v1.Descriptor, r io.Reader) error {
-			b := missing[desc.Digest]
-			if err := i.write(ctx, b, r); err != nil {
-				return err
-			}
-			result.Blobs++
-			result.Bytes += b.desc.Size
-			delete(missing, desc.Digest)
-			return nil
-		})
-		if err != nil {
-			return result, fmt.Errorf("importing from %s: %w", items[0].Archive.Path(), err)
-		}
-		for h, b := range missing {
-			return result, fmt.Errorf("importing %s: its blob %s is not in %s", b.of.Ref(), h, items[0].Archive.Path())
+	// Manifests last: whoever finds one in the store finds what it lists.
+	for _, blobs := range []map[v1.Hash]blob{missing.content, missing.manifests} {
+		if err := i.read(ctx, items[0].Archive, blobs, &result); err != nil {
+			return result, err
 		}
 	}
 	for _, item := range todo {
@@ -148,6 +146,36 @@ func (i *Importer) fromArchive(ctx context.Context, items []Item) (Result, error
 		result.Images += changed
 	}
 	return result, nil
+}
+
+// read copies blobs from an archive into containerd, in one pass.
+func (i *Importer) read(ctx context.Context, archive *airgap.Archive, blobs map[v1.Hash]blob, result *Result) error {
+	if len(blobs) == 0 {
+		return nil
+	}
+	want := func(h v1.Hash) bool { _, ok := blobs[h]; return ok }
+	err := archive.Walk(ctx, want, func(desc v1.Descriptor, r io.Reader) error {
+		b := blobs[desc.Digest]
+		if err := i.write(ctx, b, r); err != nil {
+			return fmt.Errorf("importing %s: %w", b.of.Ref(), err)
+		}
+		result.Blobs++
+		result.Bytes += b.desc.Size
+		delete(blobs, desc.Digest)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for h, b := range blobs {
+		return fmt.Errorf("importing %s: its blob %s is not in %s", b.of.Ref(), h, archive.Path())
+	}
+	return nil
+}
+
+// needed are the blobs that containerd does not have yet.
+type needed struct {
+	content, manifests map[v1.Hash]blob
 }
 
 // blob is one that containerd does not have yet.
@@ -178,7 +206,7 @@ func (i *Importer) present(ctx context.Context, item Item) (bool, error) {
 }
 
 // missing adds the blobs of an item that containerd lacks.
-func (i *Importer) missing(ctx context.Context, item Item, into map[v1.Hash]blob) error {
+func (i *Importer) missing(ctx context.Context, item Item, into needed) error {
 	manifest, _, err := item.Archive.Manifest(item.Image.Desc.Digest)
 	if err != nil {
 		return err
@@ -192,13 +220,18 @@ func (i *Importer) missing(ctx context.Context, item Item, into map[v1.Hash]blob
 		if !errdefs.IsNotFound(err) {
 			return err
 		}
-		into[desc.Digest] = blob{desc: descriptor(desc), of: item.Admitted}
+		kind := into.content
+		if desc.Digest == item.Image.Desc.Digest {
+			kind = into.manifests
+		}
+		kind[desc.Digest] = blob{desc: descriptor(desc), of: item.Admitted}
 	}
 	return nil
 }
 
 // write streams one blob into the content store, which checks size and digest.
-// An ingest that a killed run left is resumed from its offset.
+// An ingest that a killed run left is resumed from its offset; one that failed
+// is thrown away.
 func (i *Importer) write(ctx context.Context, b blob, r io.Reader) error {
 	store := i.Client.ContentStore()
 	repository := b.of.Ref().Context()
@@ -209,6 +242,10 @@ func (i *Importer) write(ctx context.Context, b blob, r io.Reader) error {
 	}
 	ref := "rke2-import-" + b.desc.Digest.String()
 	if err := content.WriteBlob(ctx, store, ref, r, b.desc, content.WithLabels(labels)); err != nil {
+		// What was written may be what is wrong: it must not be resumed.
+		if aborted := store.Abort(context.WithoutCancel(ctx), ref); aborted != nil && !errdefs.IsNotFound(aborted) {
+			err = errors.Join(err, aborted)
+		}
 		return fmt.Errorf("writing blob %s: %w", b.desc.Digest, err)
 	}
 	return nil

@@ -45,9 +45,8 @@ type Component struct {
 	CPU     string // request, a Kubernetes quantity
 	Memory  string // request
 	// The probes are nil where there is nothing to ask.
-	Startup   *Probe
-	Liveness  *Probe
-	Readiness *Probe
+	Startup  *Probe
+	Liveness *Probe
 	// Annotations are put on the Pod as they are.
 	Annotations map[string]string
 	// InputsDigest stands for the contents of the files that the component
@@ -123,9 +122,8 @@ func Manifest(c Component) ([]byte, error) {
 					ReadOnlyRootFilesystem:   ptr(true),
 					AllowPrivilegeEscalation: ptr(false),
 				},
-				StartupProbe:   startupProbe(c.Startup),
-				LivenessProbe:  probe(c.Liveness, 8),
-				ReadinessProbe: readinessProbe(c.Readiness),
+				StartupProbe:  startupProbe(c.Startup),
+				LivenessProbe: probe(c.Liveness, 8),
 			}},
 		},
 	}
@@ -205,18 +203,6 @@ func startupProbe(p *Probe) *corev1.Probe {
 	built := probe(p, startupLimit/startupPeriod)
 	if built != nil {
 		built.PeriodSeconds = startupPeriod
-	}
-	return built
-}
-
-// readinessProbe is asked late on purpose: its first answer makes the kubelet
-// look at the Pod again, by when a node that is being set up has its API. etcd
-// is up before there is one to register its mirror Pod with, and the kubelet's
-// next look would be a minute later.
-func readinessProbe(p *Probe) *corev1.Probe {
-	built := probe(p, 3)
-	if built != nil {
-		built.InitialDelaySeconds = 15
 	}
 	return built
 }

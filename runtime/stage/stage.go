@@ -142,6 +142,7 @@ func write(ctx context.Context, dir string, image trust.Admitted, layers []Layer
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.RemoveAll(temporary))
+			_ = os.Remove(parent) // only if nothing else was ever staged
 		}
 	}()
 	if err := os.Chmod(temporary, 0o755); err != nil {
