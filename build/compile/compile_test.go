@@ -330,3 +330,13 @@ func TestCancelled(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestBoringCrypto(t *testing.T) {
+	c, comp := newCompiler(t), tiny(t)
+	put(t, comp.Dir, "main.go", "package main\n\nimport \"crypto/sha256\"\n\nfunc main() { print(sha256.Sum256(nil)[0]) }\n")
+	comp.Crypto = images.BoringCrypto
+	a, _ := compile(t, c, comp)
+	if got := run(t, a.Binaries[0].Path); got != "227" || a.Binaries[0].Crypto != "boringcrypto" {
+		t.Errorf("it says %q and is built with %q", got, a.Binaries[0].Crypto)
+	}
+}

@@ -181,6 +181,10 @@ func (c *copyStep) files(o Options, tree map[string]bool) ([]layer.File, error) 
 			}
 			continue
 		}
+		if m.file.Link != "" {
+			// BuildKit copies what such a link points to, but keeps links below a folder.
+			return nil, fmt.Errorf("%s is a symbolic link: name what it points to, or the folder that it is in", m.file.Path)
+		}
 		f := m.file
 		f.Path = dest
 		if toFolder {
