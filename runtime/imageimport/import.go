@@ -23,6 +23,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/rancher/rke2/airgap"
@@ -55,11 +56,16 @@ func (r *Result) add(o Result) {
 // namespace (k8s.io for Kubernetes).
 type Importer struct {
 	Client *containerd.Client
-	CRI    runtimeapi.ImageServiceClient
+	CRI    ImageLister
 	// Registries that imported images get an additional name in.
 	Registries  []string
 	Snapshotter string // empty for containerd's default
 	Log         *slog.Logger
+}
+
+// ImageLister is the one call of the CRI's image service that is needed.
+type ImageLister interface {
+	ImageStatus(ctx context.Context, in *runtimeapi.ImageStatusRequest, opts ...grpc.CallOption) (*runtimeapi.ImageStatusResponse, error)
 }
 
 // lease keeps blobs alive until their image has a name.
