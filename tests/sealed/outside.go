@@ -38,6 +38,9 @@ func watchUplink(log *os.File) error {
 			if err == unix.EINTR {
 				continue
 			}
+			if err == unix.ENETDOWN {
+				return // the wire went, with the host or by its hand: nothing can leave any more
+			}
 			if err != nil {
 				fmt.Fprintln(log, "uplink no longer watched:", err)
 				return

@@ -54,8 +54,9 @@ func (n *Node) WaitAPI(ctx context.Context, limit time.Duration) error {
 	})
 }
 
-// WaitReady waits until the node is Ready, by the word of a kubelet that has run
-// since the last start: the API server remembers what an earlier one said.
+// WaitReady waits until the node is Ready, by the word of a kubelet that spoke
+// since the last start: the API server remembers what an earlier one said. See
+// [NextSecond] for a start soon after an earlier one.
 func (n *Node) WaitReady(ctx context.Context, limit time.Duration) error {
 	return n.ReadySince(ctx, n.Started(), limit)
 }

@@ -151,7 +151,6 @@ func (n *Node) Start(ctx context.Context, args ...string) error {
 	default:
 		return err
 	}
-	NextSecond()
 	n.started = time.Now()
 	n.run, err = n.Host.Start(context.WithoutCancel(ctx), logName, binary, append([]string{"server"}, args...)...)
 	return err
@@ -216,6 +215,21 @@ func (n *Node) Log() (string, error) {
 		return "", err
 	}
 	return string(b[min(from, int64(len(b))):]), nil
+}
+
+// LastError is the error that rke2 ended with: what it wrote, after its log, to
+// whoever started it. Empty if there is none.
+func (n *Node) LastError() string {
+	log, err := n.Log()
+	if err != nil {
+		return err.Error()
+	}
+	const mark = "\nrke2: "
+	at := strings.LastIndex("\n"+log, mark)
+	if at < 0 {
+		return ""
+	}
+	return strings.TrimSpace(("\n" + log)[at:])
 }
 
 // LastWords is the end of [Node.Log], for an error.

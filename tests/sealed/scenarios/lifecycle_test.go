@@ -75,6 +75,7 @@ func startsAgain(ctx context.Context, t *testing.T, s *scenario) {
 		t.Fatalf("content store: %d files, %v", len(stored), err)
 	}
 	staged := listing(t, s, node.DataDir+"/data")
+	node.NextSecond()
 	if err := s.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -152,6 +153,7 @@ func containerdKilled(ctx context.Context, t *testing.T, s *scenario) {
 	}
 	// systemd would start it again.
 	before := containers(ctx, t, s)
+	node.NextSecond()
 	if err := s.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -172,6 +174,7 @@ func reboots(ctx context.Context, t *testing.T, s *scenario) {
 	if all, err := s.Processes(); err != nil || len(all) > 0 {
 		t.Fatalf("processes after the reboot: %v, %v", all, err)
 	}
+	node.NextSecond()
 	if err := s.Start(ctx); err != nil {
 		t.Fatal(err)
 	}

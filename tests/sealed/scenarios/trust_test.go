@@ -137,7 +137,7 @@ func TestUntrustedBundlesAreRefused(t *testing.T) {
 				}
 				flipByte(t, bundle, e.offset+f.at)
 				defer flipByte(t, bundle, e.offset+f.at)
-				refused(t, n, bundle, "damaged.tar")
+				refused(t, n, bundle, "damaged.tar", "damaged:", "copy the file again")
 			})
 		}
 	})
@@ -165,7 +165,7 @@ func TestUntrustedBundlesAreRefused(t *testing.T) {
 				if err := os.Truncate(short, c.size); err != nil {
 					t.Fatal(err)
 				}
-				refused(t, n, short, "short.tar")
+				refused(t, n, short, "short.tar", "truncated:")
 			})
 		}
 	})
@@ -188,8 +188,8 @@ func TestUntrustedBundlesAreRefused(t *testing.T) {
 		if _, err := os.Stat(n.Path(node.DataDir + "/data")); err != nil {
 			t.Errorf("the runtime is not staged: %v\n%s", err, n.LastWords())
 		}
-		if words := n.LastWords(); strings.Contains(words, "refused") {
-			t.Errorf("an undamaged runtime image is refused:\n%s", words)
+		if words := n.LastError(); !strings.Contains(words, "no bundle has the image") {
+			t.Errorf("rke2 ended for another reason than the images that are missing:\n%s", words)
 		}
 	})
 }
@@ -216,7 +216,7 @@ func damagedControlPlane(t *testing.T, p node.Products, reference string, image 
 	if !errors.As(err, &failed) {
 		t.Errorf("rke2 ended with %v", err)
 	}
-	words := n.LastWords()
+	words := n.LastError()
 	for _, w := range []string{reference, filepath.Base(bundle), layer.Digest.Hex} {
 		if !strings.Contains(words, w) {
 			t.Errorf("the error does not name %s:\n%s", w, words)
@@ -283,7 +283,7 @@ func place(t *testing.T, n *node.Node, bundle string) {
 }
 
 // refusedStart starts rke2, which must end with an error of its own, and returns
-// its last words and how long it took.
+// the error and how long it took.
 func refusedStart(t *testing.T, n *node.Node) (string, time.Duration) {
 	t.Helper()
 	if err := n.Start(t.Context()); err != nil {
@@ -295,7 +295,10 @@ func refusedStart(t *testing.T, n *node.Node) (string, time.Duration) {
 	if !errors.As(err, &failed) || failed.Status.Signaled() {
 		t.Fatalf("rke2 was to refuse; it ended with: %v\n%s", err, n.LastWords())
 	}
-	words := n.LastWords()
+	words := n.LastError()
+	if words == "" {
+		t.Fatalf("rke2 ended without an error message:\n%s", n.LastWords())
+	}
 	for _, trace := range []string{"goroutine ", "panic:"} {
 		if strings.Contains(words, trace) {
 			t.Errorf("the error is a stack trace:\n%s", words)

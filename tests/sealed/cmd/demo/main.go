@@ -71,7 +71,8 @@ func demo(ctx context.Context, state string) (err error) {
 	}
 	var n *node.Node
 	err = p.step("a host with no way out", func() error {
-		n, err = node.New(ctx, node.Options{
+		// Not ctx: on an interrupt the node is to be stopped in order first.
+		n, err = node.New(context.WithoutCancel(ctx), node.Options{
 			Name: "demo", State: state, Binary: products.Binary, Bundles: []string{products.Bundle}, Plugins: plugins,
 		})
 		return err
@@ -80,13 +81,14 @@ func demo(ctx context.Context, state string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	if err := boot(ctx, p, n); err != nil {
+	if err := boot(ctx, p, n); ctx.Err() != nil {
+		return errors.New("interrupted; everything is removed")
+	} else if err != nil {
 		return fmt.Errorf("%w\nthe end of the node's log:\n%s", err, n.LastWords())
 	}
 	welcome(n)
 	err = shell(ctx, n)
 	return errors.Join(err, p.step("stopping rke2", func() error {
-		// ctx may be what ended the shell.
 		return n.Stop(context.WithoutCancel(ctx), stopLimit)
 	}))
 }

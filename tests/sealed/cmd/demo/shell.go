@@ -37,7 +37,7 @@ func shell(ctx context.Context, n *node.Node) error {
 	}
 	var status *sealed.ExitError
 	if errors.As(err, &status) {
-		return context.Cause(ctx)
+		return ctx.Err()
 	}
 	return err
 }
