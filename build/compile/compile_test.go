@@ -302,26 +302,6 @@ func TestCgoIsStaticToo(t *testing.T) {
 	}
 }
 
-// The real thing: our own pause, from the declarations.
-func TestPause(t *testing.T) {
-	tree, err := images.Load(filepath.Join("..", "..", "images"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pause, ok := tree.Component("pause")
-	if !ok {
-		t.Fatal("there is no component pause")
-	}
-	a, _ := compile(t, newCompiler(t), pause)
-	b, _ := compile(t, newCompiler(t), pause)
-	if a.Binaries[0].SHA256 != b.Binaries[0].SHA256 {
-		t.Error("two caches, two different binaries")
-	}
-	if got := run(t, a.Binaries[0].Path, "-v"); strings.TrimSpace(got) != "pause "+pause.Version {
-		t.Errorf("it says %q", got)
-	}
-}
-
 func TestCancelled(t *testing.T) {
 	c, comp := newCompiler(t), tiny(t)
 	ctx, cancel := context.WithCancel(context.Background())

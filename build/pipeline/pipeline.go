@@ -217,6 +217,12 @@ func (p *Pipeline) Images(ctx context.Context, names []string) ([]Built, error) 
 	return out, err
 }
 
+// CheckImages tells whether all the names are those of declared images.
+func (p *Pipeline) CheckImages(names []string) error {
+	_, err := p.images(names)
+	return err
+}
+
 func (p *Pipeline) images(names []string) ([]images.Image, error) {
 	if len(names) == 0 {
 		return p.s.Tree.Images, nil

@@ -19,6 +19,7 @@ import (
 	ocilayout "github.com/sigstore/cosign/v2/pkg/oci/layout"
 	"github.com/sigstore/cosign/v2/pkg/oci/signed"
 	cosignkey "github.com/sigstore/cosign/v2/pkg/signature"
+	"github.com/sigstore/sigstore/pkg/signature/kms/fake"
 
 	buildlayout "github.com/rancher/rke2/build/layout"
 )
@@ -265,5 +266,42 @@ func TestDevelopmentKeyIsKept(t *testing.T) {
 	idB, _ := b.ID()
 	if idA == "" || idA != idB || !a.Development() || !b.Development() {
 		t.Errorf("keys %s and %s", idA, idB)
+	}
+}
+
+// A key that never leaves its service: sigstore's stand-in for one.
+func TestKeyService(t *testing.T) {
+	private, err := cosign.GeneratePrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kms := context.WithValue(ctx, fake.KmsCtxKey{}, private)
+	k, err := Load(kms, fake.ReferenceScheme+"key", func() ([]byte, error) {
+		t.Error("asked for a passphrase")
+		return nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := claimOf(v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("ab", 32)})
+	sig, err := k.Sign(kms, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := buildlayout.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, b := range sig.Blobs {
+		if _, err := l.Put(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ok, err := k.Signed(c, sig.Manifest, l.Read); err != nil || !ok {
+		t.Errorf("its own signature: %v, %v", ok, err)
+	}
+	if k.Development() {
+		t.Error("it is no development key")
 	}
 }

@@ -161,6 +161,9 @@ layout oci/ in the products' folder. The layout's index is replaced last.`,
 			if err != nil {
 				return err
 			}
+			if err := p.CheckImages(args); err != nil {
+				return usageError{err}
+			}
 			built, err := p.Images(cmd.Context(), args)
 			if err != nil {
 				return err

@@ -21,11 +21,11 @@ func main() {
 		fmt.Println("pause", version)
 		return
 	}
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCHLD)
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "pause: warning: not process 1 of its PID namespace, orphans of other processes are not reaped")
 	}
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCHLD)
 	// A child may have ended before Notify.
 	reap()
 	for s := range signals {
