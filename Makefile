@@ -88,6 +88,10 @@ demo: airgap ## Boot a node on a sealed host and open a shell with kubectl in it
 prerequisites: ## Install what is missing on this host (root on Debian), or name it
 	@hack/prerequisites
 
+.PHONY: env
+env: ## Print the environment that go is run with here
+	@printf "export %s='%s'\n" CGO_ENABLED '$(CGO_ENABLED)' GOFIPS140 '$(GOFIPS140)' GOFLAGS '$(GOFLAGS)' RKE2_DIST '$(RKE2_DIST)'
+
 .PHONY: clean
 clean: ## Remove the products (the build cache stays: see `rke2-build --help`)
 	rm -rf $(DIST)

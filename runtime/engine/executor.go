@@ -111,7 +111,7 @@ func (e *Executor) Bootstrap(ctx context.Context, node *daemonconfig.Node, _ cmd
 	if err != nil {
 		return err
 	}
-	node.AgentConfig.PauseImage = pause.String()
+	node.AgentConfig.PauseImage = e.content.Pinned(pause.String())
 	// Shims are started from, and keep running in, the versioned folder.
 	if err := os.Setenv("PATH", e.content.Bin()+string(os.PathListSeparator)+os.Getenv("PATH")); err != nil {
 		return err

@@ -47,8 +47,12 @@ func (c *Content) Close() error { return c.folder.Close() }
 func (c *Content) Bin() string { return c.root.Bin() }
 
 // Pinned is name@digest of a reference that the release pins, else the
-// reference.
+// reference: what runs is then what was pinned, wherever it came from. With
+// verification off, the operator's bundles may hold something else.
 func (c *Content) Pinned(reference string) string {
+	if c.config.Verification == trust.ModeOff {
+		return reference
+	}
 	tag, err := airgap.ParseTag(reference)
 	if err != nil {
 		return reference

@@ -150,6 +150,10 @@ func TestPrepareFromBundle(t *testing.T) {
 	if got := content.Pinned("example.com/a:1"); got != "example.com/a:1" {
 		t.Errorf("an image that is not the release's became %s", got)
 	}
+	content.config.Verification = trust.ModeOff
+	if got := content.Pinned(runtimeRef); got != runtimeRef {
+		t.Errorf("with verification off: %s", got)
+	}
 }
 
 // TestPrepareRefuses is point 5's table: whatever is wrong, the reason is said
