@@ -31,7 +31,7 @@ const (
 // ours, and the first call that needs more reads it whole once, verifying every blob.
 type Archive struct {
 	file string
-	f    *os.File
+	f    source
 	size int64 // of the file
 	comp compression
 
@@ -103,12 +103,22 @@ func open(file string) (_ *Archive, err error) {
 	if info.Size() == 0 {
 		return nil, fmt.Errorf("%w: the file is empty: copy it again", ErrTruncated)
 	}
+	return openSource(file, f, info.Size())
+}
+
+// source is an open file, or what stands for one.
+type source interface {
+	io.ReaderAt
+	io.Closer
+}
+
+func openSource(file string, f source, size int64) (*Archive, error) {
 	start := make([]byte, blockSize)
 	n, err := f.ReadAt(start, 0)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	a := &Archive{file: file, f: f, size: info.Size()}
+	a := &Archive{file: file, f: f, size: size}
 	if a.comp, err = sniff(start[:n]); err != nil {
 		return nil, err
 	}
