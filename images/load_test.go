@@ -199,7 +199,7 @@ func TestParseRelease(t *testing.T) {
 	if _, ok := r.Image("runtime"); ok {
 		t.Error("there is no image of role runtime")
 	}
-	for _, bad := range []string{``, `[]`, `{"versoin":"x"}`, `{} {}`} {
+	for _, bad := range []string{``, `[]`, `{"unknown":"x"}`, `{} {}`} {
 		if _, err := ParseRelease([]byte(bad)); err == nil {
 			t.Errorf("%q was read", bad)
 		}

@@ -98,7 +98,7 @@ func (c *Cache) Fill(kind, key string, fill func(dir string) error) (_ string, h
 	if err != nil {
 		return "", false, fmt.Errorf("filling cache: %w", err)
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }() // Trim takes what stays
 	if err := fill(tmp); err != nil {
 		return "", false, err
 	}
@@ -115,6 +115,20 @@ func (c *Cache) Fill(kind, key string, fill func(dir string) error) (_ string, h
 		return "", false, fmt.Errorf("filling cache: %w", err)
 	}
 	return final, false, nil
+}
+
+// TempDir makes a folder for work in progress, on the file system that entries are on.
+// The caller removes it; Trim does if the caller was killed.
+func (c *Cache) TempDir() (string, error) {
+	work := filepath.Join(c.dir, "work")
+	if err := os.MkdirAll(work, 0o755); err != nil {
+		return "", fmt.Errorf("making a work folder: %w", err)
+	}
+	dir, err := os.MkdirTemp(work, temporary)
+	if err != nil {
+		return "", fmt.Errorf("making a work folder: %w", err)
+	}
+	return dir, nil
 }
 
 // Drop removes an entry that turned out to be damaged.
@@ -170,18 +184,22 @@ func lock(path string) (unlock func(), err error) {
 			return nil, fmt.Errorf("locking cache entry: %w", err)
 		}
 		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-			f.Close()
+			_ = f.Close()
 			return nil, fmt.Errorf("locking cache entry %s: %w", path, err)
 		}
 		held, err := f.Stat()
 		if err != nil {
-			f.Close()
+			_ = f.Close()
 			return nil, fmt.Errorf("locking cache entry: %w", err)
 		}
 		if there, err := os.Stat(path); err == nil && os.SameFile(held, there) {
-			return func() { os.Remove(path); f.Close() }, nil
+			return func() {
+				// Closing gives the lock up in any case.
+				_ = os.Remove(path)
+				_ = f.Close()
+			}, nil
 		}
-		f.Close()
+		_ = f.Close()
 	}
 }
 
@@ -203,7 +221,7 @@ func syncPath(path string) error {
 		return err
 	}
 	if err := f.Sync(); err != nil {
-		f.Close()
+		_ = f.Close()
 		return err
 	}
 	return f.Close()

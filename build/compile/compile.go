@@ -216,11 +216,11 @@ func groups(jobs []job) [][]job {
 }
 
 func (c *Compiler) build(ctx context.Context, comp images.Component, group []job, settings map[string]string, verbose io.Writer) ([]Binary, error) {
-	work, err := os.MkdirTemp("", "rke2-compile-")
+	work, err := c.cache.TempDir()
 	if err != nil {
 		return nil, fmt.Errorf("compiling %s: %w", comp.Name, err)
 	}
-	defer os.RemoveAll(work)
+	defer func() { _ = os.RemoveAll(work) }()
 	// For several packages -o is a folder, in which the go command names the programs.
 	args := append([]string{}, group[0].args...)
 	if len(group) == 1 {
@@ -269,7 +269,10 @@ func (c *Compiler) keep(comp images.Component, j job, from string) (Binary, erro
 	}
 	dir, _, err := c.cache.Fill(cacheKind, j.key, func(dir string) error {
 		to := filepath.Join(dir, j.binary.Name)
-		if err := copyFile(from, to); err != nil {
+		if err := os.Rename(from, to); err != nil {
+			return fmt.Errorf("keeping %s: %w", j.binary.Name, err)
+		}
+		if err := os.Chmod(to, 0o755); err != nil {
 			return fmt.Errorf("keeping %s: %w", j.binary.Name, err)
 		}
 		sum, err := hashFile(to)
@@ -354,21 +357,4 @@ func hashSources(dir string) (map[string]string, error) {
 		return nil, fmt.Errorf("reading sources: %w", err)
 	}
 	return sums, nil
-}
-
-func copyFile(from, to string) error {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(dst, src); err != nil {
-		dst.Close()
-		return err
-	}
-	return dst.Close()
 }

@@ -64,7 +64,8 @@ func Read(path string, args map[string]string) (*Dockerfile, error) {
 	if err != nil {
 		return nil, located(path, 1, err)
 	}
-	for _, w := range ast.Warnings {
+	if len(ast.Warnings) > 0 {
+		w := ast.Warnings[0]
 		line := 1
 		if w.Location != nil {
 			line = w.Location.Start.Line

@@ -138,7 +138,7 @@ func normalise(files []File) ([]entry, error) {
 		if p == "" {
 			continue // the root itself
 		}
-		if other, ok := byPath[p]; ok && !(other.Dir && f.Dir) {
+		if other, ok := byPath[p]; ok && (!other.Dir || !f.Dir) {
 			return nil, fmt.Errorf("layer has two entries for /%s", p)
 		}
 		e := entry{Path: p, Mode: f.Mode.Perm(), Dir: f.Dir, Link: f.Link, SHA256: f.SHA256, source: f.Source}

@@ -51,14 +51,14 @@ func Open(dir string) (*Layout, error) {
 		return nil, fmt.Errorf("opening layout: %w", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, fmt.Errorf("opening layout %s: locking: %w", dir, err)
 	}
 	l.lock = f
 	version := filepath.Join(dir, "oci-layout")
 	if _, err := os.Stat(version); errors.Is(err, fs.ErrNotExist) {
 		if err := WriteFile(version, []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644); err != nil {
-			f.Close()
+			_ = f.Close()
 			return nil, err
 		}
 	}
@@ -214,8 +214,8 @@ func replace(path string, mode fs.FileMode, write func(io.Writer) error) (err er
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
+			_ = f.Close()
+			_ = os.Remove(f.Name())
 			err = fmt.Errorf("writing %s: %w", path, err)
 		}
 	}()

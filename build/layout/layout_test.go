@@ -19,7 +19,7 @@ func open(t *testing.T, dir string) *Layout {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
+	t.Cleanup(func() { _ = l.Close() })
 	return l
 }
 

@@ -111,7 +111,7 @@ func flatten(img v1.Image) (Signature, error) {
 			return Signature{}, fmt.Errorf("wrapping signature: %w", err)
 		}
 		data, err := io.ReadAll(rc)
-		rc.Close()
+		_ = rc.Close()
 		if err != nil {
 			return Signature{}, fmt.Errorf("wrapping signature: %w", err)
 		}
