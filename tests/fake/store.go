@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -130,8 +131,7 @@ func (s *Store) put(image v1.Image) (v1.Descriptor, error) {
 			return v1.Descriptor{}, err
 		}
 		b, err := io.ReadAll(r)
-		r.Close()
-		if err != nil {
+		if err := errors.Join(err, r.Close()); err != nil {
 			return v1.Descriptor{}, err
 		}
 		s.blobs[h] = b

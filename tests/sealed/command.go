@@ -95,7 +95,7 @@ func (c *Cmd) Start() error {
 	}
 	fail := func(err error) error {
 		for _, f := range c.pipes {
-			f.Close()
+			_ = f.Close()
 		}
 		return fmt.Errorf("running %s on sealed host %s: %w", c.Args[0], c.host.plan.Name, err)
 	}
@@ -114,23 +114,23 @@ func (c *Cmd) Start() error {
 		return fail(err)
 	}
 	if err := c.host.ask(request{Args: c.Args, Env: c.Env, Dir: c.Dir, TTY: c.TTY}, append([]*os.File{other}, stdio...)); err != nil {
-		c.conn.Close()
+		_ = c.conn.Close()
 		return fail(err)
 	}
 	closeAll(theirs)
 	theirs = nil
 	var r report
 	if _, err := receive(c.conn, &r); err != nil {
-		c.conn.Close()
+		_ = c.conn.Close()
 		return fail(fmt.Errorf("the host is gone: %w", err))
 	}
 	if r.Error != "" {
-		c.conn.Close()
+		_ = c.conn.Close()
 		return fail(errors.New(r.Error))
 	}
 	c.pid = r.Pid
 	c.done = make(chan struct{})
-	c.stop = context.AfterFunc(c.ctx, func() { c.conn.CloseWrite() })
+	c.stop = context.AfterFunc(c.ctx, func() { _ = c.conn.CloseWrite() })
 	go c.watch()
 	return nil
 }
@@ -158,7 +158,7 @@ func (c *Cmd) plumb(theirs *[]*os.File) ([]*os.File, error) {
 		stdio[0] = r
 		go func() {
 			_, _ = io.Copy(w, in)
-			w.Close()
+			_ = w.Close()
 		}()
 	}
 	var err error
@@ -201,7 +201,7 @@ func (c *Cmd) watch() {
 	var r report
 	_, err := receive(c.conn, &r)
 	c.stop()
-	c.conn.Close()
+	_ = c.conn.Close()
 	for _, f := range c.pipes {
 		_ = f.SetReadDeadline(time.Now().Add(drainLimit))
 	}

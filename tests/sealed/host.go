@@ -137,73 +137,95 @@ func New(ctx context.Context, opts Options) (*Host, error) {
 }
 
 // boot starts the keeper and waits for the host to be ready.
-func (h *Host) boot(ctx context.Context) (err error) {
-	fail := func(err error) error { return fmt.Errorf("starting sealed host %s: %w", h.plan.Name, err) }
-	statusOurs, statusTheirs, err := socketpair()
-	if err != nil {
-		return fail(err)
+func (h *Host) boot(ctx context.Context) error {
+	p, err := h.startKeeper()
+	if err == nil {
+		h.mu.Lock()
+		h.power = p
+		h.mu.Unlock()
+		if err = h.handOver(p); err != nil {
+			err = errors.Join(err, h.off())
+		}
 	}
-	defer statusTheirs.Close()
-	agentOurs, agentTheirs, err := socketpair()
 	if err != nil {
-		statusOurs.Close()
-		return fail(err)
+		return fmt.Errorf("starting sealed host %s: %w", h.plan.Name, err)
 	}
-	defer agentTheirs.Close()
+	stop := context.AfterFunc(ctx, func() { _ = h.off() })
+	h.mu.Lock()
+	p.stopWatch = stop
+	h.mu.Unlock()
+	return nil
+}
+
+// startKeeper runs this program again as the keeper, with a socket on which it
+// says how the host is, and one that it hands to init for commands.
+func (h *Host) startKeeper() (_ *power, err error) {
+	var files []*os.File // that the keeper gets
+	defer func() { closeAll(files) }()
 	p := &power{}
-	if p.status, err = dial(statusOurs); err != nil {
-		agentOurs.Close()
-		return fail(err)
-	}
-	if p.agent, err = dial(agentOurs); err != nil {
-		p.status.Close()
-		return fail(err)
-	}
-	log, err := os.OpenFile(filepath.Join(h.plan.State, "logs", "keeper.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return errors.Join(fail(err), p.status.Close(), p.agent.Close())
-	}
-	defer log.Close()
+	defer func() {
+		if err != nil && p.status != nil {
+			_ = p.status.Close()
+		}
+		if err != nil && p.agent != nil {
+			_ = p.agent.Close()
+		}
+	}()
 	null, err := os.Open(os.DevNull)
 	if err != nil {
-		return errors.Join(fail(err), p.status.Close(), p.agent.Close())
+		return nil, err
 	}
-	defer null.Close()
+	files = append(files, null)
+	log, err := os.OpenFile(h.LogFile("keeper"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, log)
+	for _, conn := range []**net.UnixConn{&p.status, &p.agent} {
+		ours, theirs, err := socketpair()
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, theirs)
+		if *conn, err = dial(ours); err != nil {
+			return nil, err
+		}
+	}
 	// A session of its own: an interrupt from the terminal is for the caller,
 	// whose end the keeper sees and cleans up after.
 	p.keeper, err = os.StartProcess("/proc/self/exe", []string{keeperName}, &os.ProcAttr{
 		Dir: "/", Env: []string{},
-		Files: []*os.File{null, log, log, statusTheirs, agentTheirs},
+		Files: []*os.File{null, log, log, files[2], files[3]},
 		Sys:   &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNET},
 	})
 	if err != nil {
-		return errors.Join(fail(fmt.Errorf("%w: %w", ErrUnsupported, err)), p.status.Close(), p.agent.Close())
+		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
-	statusTheirs.Close()
-	agentTheirs.Close()
+	return p, nil
+}
+
+// handOver gives the keeper its plan and waits for it to be done.
+func (h *Host) handOver(p *power) error {
+	if err := send(p.status, h.plan); err != nil {
+		return err
+	}
+	if err := p.status.SetReadDeadline(time.Now().Add(startLimit)); err != nil {
+		return err
+	}
 	var answer status
-	err = send(p.status, h.plan)
-	if err == nil {
-		_ = p.status.SetReadDeadline(time.Now().Add(startLimit))
-		_, err = receive(p.status, &answer)
-		_ = p.status.SetReadDeadline(time.Time{})
-	}
+	_, err := receive(p.status, &answer)
 	switch {
-	case err == nil && answer.Ready:
-		p.init = answer.Init
-	case err == nil:
-		err = errors.New(answer.Error)
 	case errors.Is(err, io.EOF):
-		err = errors.New("the keeper ended: does the program call sealed.Main first of all? see " + log.Name())
+		return fmt.Errorf("the keeper ended: does the program call sealed.Main first of all? see %s", h.LogFile("keeper"))
+	case err != nil:
+		return err
+	case !answer.Ready:
+		return errors.New(answer.Error)
 	}
 	h.mu.Lock()
-	h.power = p
+	p.init = answer.Init
 	h.mu.Unlock()
-	if err != nil {
-		return errors.Join(fail(err), h.off())
-	}
-	p.stopWatch = context.AfterFunc(ctx, func() { _ = h.off() })
-	return nil
+	return p.status.SetReadDeadline(time.Time{})
 }
 
 // off ends the host: every process is killed, as when the power fails.
@@ -219,7 +241,7 @@ func (h *Host) off() error {
 		p.stopWatch()
 	}
 	fail := func(err error) error { return fmt.Errorf("ending sealed host %s: %w", h.plan.Name, err) }
-	p.agent.Close()
+	_ = p.agent.Close()
 	// Half a close tells the keeper; the other half carries its last words.
 	_ = p.status.CloseWrite()
 	_ = p.status.SetReadDeadline(time.Now().Add(closeLimit))
@@ -228,22 +250,26 @@ func (h *Host) off() error {
 	for !last.Gone && err == nil {
 		_, err = receive(p.status, &last)
 	}
-	p.status.Close()
+	_ = p.status.Close()
 	if err != nil {
 		_ = p.keeper.Kill() // init's parent-death signal ends the host
 	}
 	_, waitErr := p.keeper.Wait()
 	switch {
-	case err != nil && !errors.Is(err, io.EOF):
-		_, swept := Sweep()
-		return errors.Join(fail(fmt.Errorf("no answer from its keeper: %w", err)), swept)
 	case last.Error != "":
 		return fail(errors.New(last.Error))
-	case waitErr != nil:
-		return fail(waitErr)
+	case last.Gone && waitErr == nil:
+		return nil
+	case !p.ready() && errors.Is(err, io.EOF):
+		return nil // it said why and left before
 	}
-	return nil
+	// What the keeper did not do: the host has ended with it.
+	_, cleared := removeCgroups(func(name string) bool { return name == h.plan.Cgroup })
+	return errors.Join(fail(fmt.Errorf("its keeper died: %w", errors.Join(err, waitErr))), cleared)
 }
+
+// ready is false for a host that did not come up.
+func (p *power) ready() bool { return p.init != 0 }
 
 // Reboot cuts the power and starts the host again: every process, memory file
 // system and network setting is gone, the disk is kept.

@@ -142,7 +142,11 @@ func TestStateIsKeptForANewHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(state) })
+	t.Cleanup(func() {
+		if err := os.RemoveAll(state); err != nil {
+			t.Error(err)
+		}
+	})
 	for i, want := range []string{"", "written\n"} {
 		h := newHost(t, sealed.Options{Name: "again", State: state})
 		if got := run(t, h, "cat /var/lib/rancher/note 2>/dev/null || true"); got != want {

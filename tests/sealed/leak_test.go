@@ -56,6 +56,31 @@ func TestCloseLeavesNothing(t *testing.T) {
 	noLeaks(t, before)
 }
 
+// TestDeathOfTheKeeper: the host ends with it, Close says what happened and does
+// its work.
+func TestDeathOfTheKeeper(t *testing.T) {
+	skipUnsupported(t)
+	before, err := sealed.Count()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := sealed.New(t.Context(), sealed.Options{Name: "orphan"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Start(t.Context(), "stubborn", "sh", "-c", stubborn); err != nil {
+		t.Fatal(err)
+	}
+	settled(t, h)
+	if err := syscall.Kill(parentOf(t, h.Init()), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Close(); err == nil || !strings.Contains(err.Error(), "keeper died") {
+		t.Errorf("Close says %v", err)
+	}
+	noLeaks(t, before)
+}
+
 func TestContextEndsTheHost(t *testing.T) {
 	before, err := sealed.Count()
 	if err != nil {

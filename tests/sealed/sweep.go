@@ -58,21 +58,8 @@ func Base() string {
 // cgroups and their default state directories. It returns what it removed. Tests
 // call it before they start; it does not touch what a living process made.
 func Sweep() ([]string, error) {
-	var removed []string
-	var errs []error
-	hs, err := hierarchies()
-	if err != nil {
-		return nil, err
-	}
-	for _, h := range hs {
-		for _, dir := range cgroupsNamed(h.Mount, abandoned) {
-			if err := removeTree(dir, removeLimit); err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			removed = append(removed, dir)
-		}
-	}
+	removed, err := removeCgroups(abandoned)
+	errs := []error{err}
 	entries, err := os.ReadDir(Base())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
@@ -81,6 +68,25 @@ func Sweep() ([]string, error) {
 		if dir := filepath.Join(Base(), e.Name()); abandoned(e.Name()) {
 			// Its keeper, if there still is one, is about to let go.
 			if err := removeAll(dir, removeLimit); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			removed = append(removed, dir)
+		}
+	}
+	return removed, errors.Join(errs...)
+}
+
+// removeCgroups removes the cgroups of hosts that match, with what is in them.
+func removeCgroups(match func(string) bool) (removed []string, err error) {
+	hs, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, h := range hs {
+		for _, dir := range cgroupsNamed(h.Mount, match) {
+			if err := removeTree(dir, removeLimit); err != nil {
 				errs = append(errs, err)
 				continue
 			}

@@ -104,7 +104,7 @@ func receive(c *net.UnixConn, v any) ([]*os.File, error) {
 
 func closeAll(files []*os.File) {
 	for _, f := range files {
-		f.Close()
+		_ = f.Close()
 	}
 }
 

@@ -64,7 +64,7 @@ func demo(ctx context.Context, state string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(plugins)
+	defer func() { err = errors.Join(err, os.RemoveAll(plugins)) }()
 	p := newProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
 	if err := p.step("CNI plugins", func() error { return products.Plugins(ctx, plugins) }); err != nil {
 		return err

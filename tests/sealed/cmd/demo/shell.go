@@ -71,7 +71,7 @@ func onTerminal(c *sealed.Cmd) error {
 	}()
 	c.Stdin, c.Stdout, c.Stderr, c.TTY = its, its, its, true
 	err = c.Start()
-	its.Close()
+	_ = its.Close() // the command has it
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func openTerminal() (*os.File, *os.File, error) {
 		return nil, nil, fmt.Errorf("making a terminal: %w", err)
 	}
 	fail := func(err error) (*os.File, *os.File, error) {
-		ours.Close()
+		_ = ours.Close()
 		return nil, nil, fmt.Errorf("making a terminal: %w", err)
 	}
 	raw, err := ours.SyscallConn()
