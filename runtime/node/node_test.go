@@ -207,7 +207,7 @@ func TestPrepareRefuses(t *testing.T) {
 		"flipped byte in a layer": {
 			// Layers are the largest blobs; the middle of the file is in one.
 			damage: flip(func(size int64) int64 { return size / 2 }),
-			want:   "",
+			want:   "damaged: blob sha256:",
 		},
 		"flipped byte in the index": {damage: within(`"schemaVersion":`), want: "index.json"},
 		"flipped tag in the index":  {damage: within("rke2-runtime:v9.8.7-rke2r6"), want: ""},

@@ -170,14 +170,31 @@ func (l blobLayer) Open(context.Context) (io.ReadCloser, error) {
 
 type layerStream struct {
 	io.Reader
-	blob  io.ReadCloser
-	close func()
+	blob   io.ReadCloser
+	close  func()
+	failed bool // Read has said what is wrong
+}
+
+// Read prefers the digest's verdict to the decompressor's: what a decoder makes
+// of damaged bytes helps nobody.
+func (s *layerStream) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.failed = true
+		if _, verdict := io.Copy(io.Discard, s.blob); verdict != nil {
+			err = verdict
+		}
+	}
+	return n, err
 }
 
 // Close reads the blob to its end first: bytes after the compressed stream are
 // part of its digest.
 func (s *layerStream) Close() error {
-	_, err := io.Copy(io.Discard, s.blob)
+	var err error
+	if !s.failed {
+		_, err = io.Copy(io.Discard, s.blob)
+	}
 	if s.close != nil {
 		s.close()
 	}

@@ -74,8 +74,7 @@ func Open(dir string) (*Folder, error) {
 		return nil
 	})
 	if err != nil {
-		folder.Close()
-		return nil, fmt.Errorf("looking for bundles in %s: %w", dir, err)
+		return nil, fmt.Errorf("looking for bundles in %s: %w", dir, errors.Join(err, folder.Close()))
 	}
 	return folder, nil
 }

@@ -184,7 +184,7 @@ const unfinishedPrefix = ".staging-"
 func removeUnfinished(parent string) {
 	left, _ := filepath.Glob(filepath.Join(parent, unfinishedPrefix+"*"))
 	for _, dir := range left {
-		os.RemoveAll(dir)
+		_ = os.RemoveAll(dir) // it is only in the way of disk space
 	}
 }
 
