@@ -271,8 +271,9 @@ func (h *Host) off() error {
 // ready is false for a host that did not come up.
 func (p *power) ready() bool { return p.init != 0 }
 
-// Reboot cuts the power and starts the host again: every process, memory file
-// system and network setting is gone, the disk is kept.
+// Reboot cuts the power and starts the host again: every process is gone at once,
+// every memory file system and network setting too, the disk is kept. Unlike in a
+// real power cut the disk has all that was written, also what was not yet synced.
 func (h *Host) Reboot(ctx context.Context) error {
 	if err := h.off(); err != nil {
 		return err
