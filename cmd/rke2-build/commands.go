@@ -87,16 +87,17 @@ func printTable(cmd *cobra.Command, listed []pipeline.Listed) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "COMPONENT\tVERSION\tMODULE\tBINARIES\tSIZE\tCRYPTO")
 	for _, r := range rows(listed) {
-		mb, crypto := "not built", "("+r.Crypto+")"
-		if r.Built {
-			mb, crypto = size(r.Size), r.Crypto
+		component, crypto := r.Component+"\t"+r.Version+"\t"+r.Module, r.Crypto
+		if !r.Built {
+			crypto = "(" + crypto + ")"
 		}
 		for i, b := range r.Binaries {
-			if i == 0 {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Component, r.Version, r.Module, b, mb, crypto)
-			} else {
-				fmt.Fprintf(w, "\t\t\t%s\t\t\n", b)
+			mb := "not built"
+			if r.Built {
+				mb = size(r.Artifacts[i].Size)
 			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", component, b, mb, crypto)
+			component, crypto = "\t\t", ""
 		}
 	}
 	return w.Flush()
