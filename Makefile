@@ -6,12 +6,11 @@ SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
 
 DIST     ?= dist
-REGISTRY ?= docker.io
-REPO     ?= rancher
 SET      ?= core
 ARCH     := amd64
 PLATFORM := linux/$(ARCH)
-export REGISTRY REPO
+
+# REGISTRY and REPO, if they are set, name the images (default: images/product.yaml).
 
 # One environment for build, test and lint, so that they share Go's build cache.
 # The engine wants to be told its name at link time; the rest of the tags leave
