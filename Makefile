@@ -73,7 +73,7 @@ $(LINT): hack/tools/golangci-lint/go.mod
 
 .PHONY: generate
 generate: ## Rewrite generated documents and golden files
-	go test ./cmd/... ./runtime/pod -update
+	go test ./cmd/rke2 ./cmd/rke2-build ./runtime/pod -update
 
 ##@ Try it
 
