@@ -60,6 +60,7 @@ test-unit: ## Unit and integration tests (need the products of `make airgap`)
 .PHONY: test-sealed
 test-sealed: ## Real nodes on hosts with no network (root; need the products of `make airgap`)
 	go test -count=1 -p 1 -timeout 30m ./tests/sealed/...
+	@cat $(DIST)/sealed-figures.txt
 
 .PHONY: lint
 lint: $(LINT) ## gofmt, go vet, golangci-lint, go mod tidy
