@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/rancher/rke2/runtime/durable"
 	"github.com/rancher/rke2/runtime/pod"
 )
 
@@ -203,7 +204,7 @@ func (e *Executor) startNow(ctx context.Context, needs <-chan struct{}, c pod.Co
 		return nil
 	}
 	e.log.Info("writing static pod", "pod", c.Name, "image", c.Image)
-	return writeWhole(path, manifest, 0o600)
+	return durable.WriteFile(path, manifest, 0o600)
 }
 
 // written tells whether a component's pod is there from an earlier start: the
@@ -238,7 +239,7 @@ anonymous:
   - path: /healthz
 `
 	file := filepath.Join(e.serverDir(), "etc", "authentication.yaml")
-	if err := writeWhole(file, []byte(document), 0o600); err != nil {
+	if err := durable.WriteFile(file, []byte(document), 0o600); err != nil {
 		return nil, fmt.Errorf("configuring kube-apiserver: %w", err)
 	}
 	args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return strings.HasPrefix(a, "--anonymous-auth=") })

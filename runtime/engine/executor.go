@@ -19,6 +19,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 
 	"github.com/rancher/rke2/runtime/config"
+	"github.com/rancher/rke2/runtime/durable"
 	"github.com/rancher/rke2/runtime/host"
 )
 
@@ -175,7 +176,7 @@ syncFrequency: 10s
 `
 	file := filepath.Join(e.node.AgentConfig.KubeletConfigDir, "01-rke2-server.conf")
 	if e.config.Role == config.Server {
-		return writeWhole(file, []byte(document), 0o600)
+		return durable.WriteFile(file, []byte(document), 0o600)
 	}
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("configuring the kubelet: %w", err)

@@ -18,6 +18,7 @@ import (
 	"github.com/rancher/rke2/airgap"
 	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/runtime/config"
+	"github.com/rancher/rke2/runtime/durable"
 	"github.com/rancher/rke2/runtime/scan"
 	"github.com/rancher/rke2/runtime/stage"
 )
@@ -220,11 +221,7 @@ func deliverCharts(root stage.Root, c config.Config) error {
 		if err != nil {
 			return fmt.Errorf("delivering charts: %w", err)
 		}
-		temporary := filepath.Join(target, "."+entry.Name()+".new")
-		if err := os.WriteFile(temporary, raw, 0o600); err != nil {
-			return fmt.Errorf("delivering charts: %w", err)
-		}
-		if err := os.Rename(temporary, filepath.Join(target, entry.Name())); err != nil {
+		if err := durable.WriteFile(filepath.Join(target, entry.Name()), raw, 0o600); err != nil {
 			return fmt.Errorf("delivering charts: %w", err)
 		}
 	}

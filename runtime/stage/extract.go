@@ -109,12 +109,4 @@ func writeFile(name string, content io.Reader, mode os.FileMode) (err error) {
 	return file.Sync()
 }
 
-func syncDir(name string) error {
-	dir, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
-
 func isNotEmpty(err error) bool { return errors.Is(err, unix.ENOTEMPTY) }

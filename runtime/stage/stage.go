@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/rancher/rke2/airgap/trust"
+	"github.com/rancher/rke2/runtime/durable"
 )
 
 const (
@@ -167,14 +168,14 @@ func write(ctx context.Context, dir string, image trust.Admitted, layers []Layer
 		return err
 	}
 	for _, sub := range []string{"bin", "charts", "."} {
-		if err := syncDir(filepath.Join(temporary, sub)); err != nil {
+		if err := durable.SyncDir(filepath.Join(temporary, sub)); err != nil {
 			return err
 		}
 	}
 	if err := replaceDir(temporary, dir); err != nil {
 		return err
 	}
-	return syncDir(parent)
+	return durable.SyncDir(parent)
 }
 
 const unfinishedPrefix = ".staging-"
@@ -225,7 +226,7 @@ func link(dataDir string, root Root) error {
 	if err := os.Rename(temporary, name); err != nil {
 		return fmt.Errorf("linking %s: %w (if it is a folder, move it away)", name, errors.Join(err, os.Remove(temporary)))
 	}
-	return syncDir(dataDir)
+	return durable.SyncDir(dataDir)
 }
 
 // staged matches the folders that Key names: v<version>-<12 hex digits>.
@@ -274,7 +275,7 @@ func writeList(dir string, l list) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, listName), strings.NewReader(string(raw)), 0o644)
+	return durable.WriteFile(filepath.Join(dir, listName), raw, 0o644)
 }
 
 // check hashes every recorded file and names those that differ, are missing,
