@@ -94,7 +94,7 @@ func open(file string) (_ *Archive, err error) {
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
+			err = errors.Join(err, f.Close())
 		}
 	}()
 	if info, err = f.Stat(); err != nil {
@@ -115,7 +115,7 @@ type source interface {
 func openSource(file string, f source, size int64) (*Archive, error) {
 	start := make([]byte, blockSize)
 	n, err := f.ReadAt(start, 0)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	a := &Archive{file: file, f: f, size: size}
@@ -209,7 +209,7 @@ func (a *Archive) scan(ctx context.Context, headOnly bool, progress func(done, t
 	a.small, a.smallLen = map[v1.Hash][]byte{}, 0
 	s := &scanner{a: a, headOnly: headOnly, names: map[string]bool{}}
 	end, err := scanTar(ctx, r, a.tarSize(), s.visit)
-	if err == errHeadDone {
+	if errors.Is(err, errHeadDone) {
 		a.head, a.ours, a.format = s.head, true, FormatOCI
 		a.images, a.attached, err = bundleImages(s.head.idx)
 		return err

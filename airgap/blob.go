@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -43,7 +44,7 @@ func (v *verifier) Read(p []byte) (int, error) {
 	v.left -= int64(n)
 	switch {
 	case v.left == 0:
-		if v.err = v.finish(); v.err != io.EOF {
+		if v.err = v.finish(); !errors.Is(v.err, io.EOF) {
 			return 0, v.err
 		}
 		return n, nil
@@ -94,8 +95,7 @@ func (a *Archive) Blob(h v1.Hash) (io.ReadCloser, error) {
 		return nil, err
 	}
 	if _, err := io.CopyN(io.Discard, r, e.off); err != nil {
-		c.Close()
-		return nil, fmt.Errorf("reading bundle %s: %w", a.file, tarFault(err, "before "+e.name, -1))
+		return nil, errors.Join(fmt.Errorf("reading bundle %s: %w", a.file, tarFault(err, "before "+e.name, -1)), c.Close())
 	}
 	return reader{a.named(verify(r, h, e.size)), c}, nil
 }
@@ -166,7 +166,7 @@ type namedReader struct {
 
 func (n namedReader) Read(p []byte) (int, error) {
 	c, err := n.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("reading bundle %s: %w", n.file, err)
 	}
 	return c, err

@@ -90,7 +90,7 @@ func checkSimple(t *testing.T, f *fixture, a *Archive) {
 		t.Errorf("walk left out %v", layers)
 	}
 	stop := errors.New("stop")
-	if err := a.Walk(t.Context(), nil, func(v1.Descriptor, io.Reader) error { return stop }); err != stop {
+	if err := a.Walk(t.Context(), nil, func(v1.Descriptor, io.Reader) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("walk changed the error of its function: %v", err)
 	}
 }
@@ -102,7 +102,7 @@ func TestForm(t *testing.T) {
 	var names []string
 	for {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		noError(t, err)

@@ -48,7 +48,7 @@ func writeFile(path string, about int64, write func(io.Writer) error) (_ fileSum
 	}
 	defer func() {
 		if err != nil {
-			os.Remove(tmp)
+			err = errors.Join(err, os.Remove(tmp))
 		}
 	}()
 	if err := f.Truncate(0); err != nil {

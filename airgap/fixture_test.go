@@ -156,7 +156,7 @@ func mustOpen(t testing.TB, path string) *Archive {
 	t.Helper()
 	a, err := Open(path)
 	noError(t, err)
-	t.Cleanup(func() { a.Close() })
+	t.Cleanup(func() { noError(t, a.Close()) })
 	return a
 }
 

@@ -245,7 +245,7 @@ func TestContainerd(t *testing.T) {
 	}
 	dir, err := os.MkdirTemp("", "ctd") // short: a socket's path is
 	noError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() { noError(t, os.RemoveAll(dir)) })
 	extract(t, a, dir, "bin/containerd", "bin/ctr")
 	ctr := startContainerd(t, dir)
 	ctr("images", "import", "--local", "--snapshotter", "native", a.Path())
@@ -297,7 +297,7 @@ func extract(t *testing.T, a *Archive, dir string, names ...string) {
 		defer z.Close()
 		for tr := tar.NewReader(z); ; {
 			h, err := tr.Next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			if err != nil {
@@ -340,8 +340,11 @@ disabled_plugins = ["io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images
 	cmd.Stdout, cmd.Stderr = logs, logs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	noError(t, cmd.Start())
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // it is killed by a signal
+		close(ended)
+	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {

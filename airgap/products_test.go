@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 
 	"github.com/rancher/rke2/airgap/trust"
 )
@@ -87,7 +86,7 @@ func TestCreate(t *testing.T) {
 // TestCreateLeavesNothing: whatever goes wrong, the folder is as it was.
 func TestCreateLeavesNothing(t *testing.T) {
 	f := simple(t, 200_000)
-	img, err := layout.Path(f.dir).Image(descOf(t, image(t, 1, 200_000, 2, amd64)).Digest)
+	img, err := f.dir.Image(descOf(t, image(t, 1, 200_000, 2, amd64)).Digest)
 	noError(t, err)
 	m, err := img.Manifest()
 	noError(t, err)

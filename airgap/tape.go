@@ -84,7 +84,7 @@ func scanTar(ctx context.Context, r io.Reader, size int64, visit visitor) (end [
 		}
 		t.gap = t.gap[:0]
 		hdr, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -143,7 +143,7 @@ func checkEntry(hdr *tar.Header) (entry, error) {
 // zeros that fill tar's records.
 func readEnd(t *tape) ([]byte, error) {
 	const maxFill = 1 << 20
-	if _, err := io.CopyN(io.Discard, t, maxFill); err != io.EOF {
+	if _, err := io.CopyN(io.Discard, t, maxFill); !errors.Is(err, io.EOF) {
 		if err != nil {
 			return nil, tarFault(err, "at its end", -1)
 		}
@@ -166,7 +166,7 @@ type contentReader struct {
 
 func (c contentReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = tarFault(err, "in "+c.name, -1)
 	}
 	return n, err

@@ -56,7 +56,7 @@ func Unpack(ctx context.Context, file string, opt UnpackOptions) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			os.RemoveAll(tmp)
+			err = errors.Join(err, os.RemoveAll(tmp))
 		}
 	}()
 	if err := a.unpackTo(ctx, tmp, index, blobs, opt.Progress); err != nil {

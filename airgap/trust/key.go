@@ -2,6 +2,9 @@ package trust
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -66,7 +69,7 @@ func ParseKey(pemBytes []byte, source string) (Key, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if err := cryptoutils.ValidatePubKey(pub); err != nil {
+	if err := strong(pub); err != nil {
 		return fail(err)
 	}
 	der, err := x509.MarshalPKIXPublicKey(pub)
@@ -80,6 +83,24 @@ func ParseKey(pemBytes []byte, source string) (Key, error) {
 	}
 	sum := sha256.Sum256(der)
 	return Key{id: hex.EncodeToString(sum[:]), source: source, verifier: v}, nil
+}
+
+// strong refuses keys below 112 bits of security, and kinds that nobody signs with.
+func strong(pub crypto.PublicKey) error {
+	switch k := pub.(type) {
+	case *ecdsa.PublicKey:
+		if bits := k.Curve.Params().BitSize; bits < 256 {
+			return fmt.Errorf("a curve of %d bits is too weak: use P-256 or larger", bits)
+		}
+	case *rsa.PublicKey:
+		if bits := k.N.BitLen(); bits < 2048 {
+			return fmt.Errorf("RSA with %d bits is too weak: use 2048 or more", bits)
+		}
+	case ed25519.PublicKey:
+	default:
+		return fmt.Errorf("keys of type %T are not known: use ECDSA, Ed25519 or RSA", pub)
+	}
+	return nil
 }
 
 // LoadKeys reads every *.pub file of a folder, in name order. A folder that does
