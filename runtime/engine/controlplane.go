@@ -25,6 +25,20 @@ import (
 // with: a member must not be told later that its cluster is new.
 const initialOptions = "etcd.rke2.io/initial"
 
+// temporaryEtcd stands before the operator's etcd-args and is meant for one
+// process only: the copy of etcd that the engine runs for a moment at each
+// restart, to compare its files with the datastore. It is alone, so it need not
+// wait out the 5 s that members give each other before they elect a leader.
+var temporaryEtcd = []string{"heartbeat-interval=50", "election-timeout=500"}
+
+// withoutTemporary are the operator's own etcd-args.
+func withoutTemporary(args []string) []string {
+	if len(args) >= len(temporaryEtcd) && slices.Equal(args[:len(temporaryEtcd)], temporaryEtcd) {
+		return args[len(temporaryEtcd):]
+	}
+	return args
+}
+
 // APIServer runs kube-apiserver once etcd is ready.
 func (e *Executor) APIServer(ctx context.Context, args []string) error {
 	server := e.serverDir()
@@ -115,7 +129,7 @@ func (e *Executor) etcdPod(ctx context.Context, args *executor.ETCDConfig, extra
 	if err != nil {
 		return fmt.Errorf("configuring etcd: %w", err)
 	}
-	file, err := args.ToConfigFile(extraArgs)
+	file, err := args.ToConfigFile(withoutTemporary(extraArgs))
 	if err != nil {
 		return fmt.Errorf("configuring etcd: %w", err)
 	}

@@ -146,6 +146,16 @@ func TestRestrictOOMScore(t *testing.T) {
 	}
 }
 
+func TestTemporaryEtcdArgsStayWithIt(t *testing.T) {
+	theirs := []string{"election-timeout=9000"}
+	if got := withoutTemporary(append(slices.Clone(temporaryEtcd), theirs...)); !slices.Equal(got, theirs) {
+		t.Errorf("the static pod would get %q, want %q", got, theirs)
+	}
+	if got := withoutTemporary(theirs); !slices.Equal(got, theirs) {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestInputsDigest(t *testing.T) {
 	dir := t.TempDir()
 	cert, policy := filepath.Join(dir, "cert"), filepath.Join(dir, "policy")

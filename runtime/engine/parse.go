@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/k3s-io/k3s/pkg/cli/cmds"
@@ -70,6 +71,9 @@ func Parse(role config.Role, args []string, release images.Release) (*Invocation
 	}}
 	if err := app.Run(merged); err != nil {
 		return nil, err
+	}
+	if role == config.Server {
+		cmds.ServerConfig.ExtraEtcdArgs = *cli.NewStringSlice(append(slices.Clone(temporaryEtcd), cmds.ServerConfig.ExtraEtcdArgs.Value()...)...)
 	}
 	inv := &Invocation{cli: parsed}
 	inv.Config, err = settings(role, own, release)
