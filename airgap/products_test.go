@@ -230,9 +230,9 @@ func TestVerify(t *testing.T) {
 		{"an image of the set is missing", b, with(func(o *VerifyOptions) {
 			o.Release = map[string][]string{"core": {name, "docker.io/rancher/absent:v1"}, "other": {"docker.io/rancher/elsewhere:v1"}}
 		}), []string{"docker.io/rancher/absent:v1: this release has it"}},
-		{"one flipped byte", damaged, mine, []string{layer.String() + ": damaged"}},
-		{"two flipped bytes", twice, mine, []string{": damaged", ": damaged"}},
-		{"a flipped byte in a payload", payload, mine, []string{"damaged: blob sha256:", "damaged: blob sha256:"}},
+		{"one flipped byte", damaged, mine, []string{"layer 1 of 2 of " + name + ": damaged: blob " + layer.String()}},
+		{"two flipped bytes", twice, mine, []string{": damaged: blob sha256:", ": damaged: blob sha256:"}},
+		{"a flipped byte in a payload", payload, mine, []string{"part of a signature: damaged: blob sha256:", "damaged: blob sha256:"}},
 		{"truncated", b[:len(b)-700], mine, []string{"truncated"}},
 		{"no archive", []byte("hello"), mine, []string{"not an image archive"}},
 	} {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rancher/rke2/airgap/trust"
@@ -79,7 +80,11 @@ func Verify(ctx context.Context, file string, opt VerifyOptions) (Verification, 
 	if err != nil {
 		return out, err
 	}
-	out.Faults = append(out.Faults, bad...)
+	for _, f := range bad {
+		h, _ := v1.NewHash(f.Subject)
+		f.Subject = a.part(h)
+		out.Faults = append(out.Faults, f)
+	}
 	ins, err := a.Inspect(opt.Policy)
 	if err != nil {
 		fault(file, err)
@@ -138,6 +143,29 @@ func (a *Archive) verifyBlobs(ctx context.Context, total int64, progress func(do
 	}
 	slices.SortFunc(faults, func(x, y Fault) int { return cmp.Compare(x.Subject, y.Subject) })
 	return faults, ctx.Err()
+}
+
+// part says for a person what a blob is.
+func (a *Archive) part(h v1.Hash) string {
+	for _, img := range a.images {
+		switch m, _, err := a.manifest(img.Desc.Digest); {
+		case h == img.Desc.Digest:
+			return "manifest of " + img.label()
+		case err != nil:
+		case h == m.Config.Digest:
+			return "config of " + img.label()
+		default:
+			for i, l := range m.Layers {
+				if l.Digest == h {
+					return fmt.Sprintf("layer %d of %d of %s", i+1, len(m.Layers), img.label())
+				}
+			}
+		}
+	}
+	if _, ok := a.descs[h]; ok {
+		return "part of a signature"
+	}
+	return "blob"
 }
 
 // counting is a writer that only counts.

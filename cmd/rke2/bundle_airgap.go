@@ -60,7 +60,7 @@ The same images give the same bytes. Files appear whole or not at all.`,
 			return printJSON(cmd.OutOrStdout(), made)
 		}
 		for _, c := range made {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %d images  sha256:%s\n", c.File, humanBytes(c.Size), len(c.Images), c.SHA256)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %s  sha256:%s\n", c.File, humanBytes(c.Size), count(len(c.Images), "image"), c.SHA256)
 		}
 		return nil
 	}

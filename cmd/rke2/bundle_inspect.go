@@ -77,7 +77,7 @@ func printInspection(w io.Writer, ins airgap.Inspection, layers bool) error {
 	if ins.Compression != "none" {
 		fmt.Fprintf(w, ", %s", ins.Compression)
 	}
-	fmt.Fprintf(w, ", %d images\n", len(ins.Images))
+	fmt.Fprintf(w, ", %s\n", count(len(ins.Images), "image"))
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "IMAGE\tPLATFORM\tSIZE\tLAYERS\tDIGEST\tSIGNATURE")
 	for _, img := range ins.Images {

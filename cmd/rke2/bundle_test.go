@@ -69,7 +69,7 @@ func TestBundleCommands(t *testing.T) {
 	out := t.TempDir()
 	bundle := filepath.Join(out, "rke2-images-core.linux-amd64.tar")
 	got, err := run("bundle", "airgap", "--layout", layout, "--output-dir", out)
-	if err != nil || !strings.Contains(got, bundle) || !strings.Contains(got, "1 images  sha256:") || !strings.Contains(got, "/s\n") {
+	if err != nil || !strings.Contains(got, bundle) || !strings.Contains(got, "1 image  sha256:") || !strings.Contains(got, "/s\n") {
 		t.Fatalf("%v\n%s", err, got)
 	}
 	for _, f := range []string{"rke2-images-core.linux-amd64.txt", "sha256sum-amd64.txt"} {
@@ -99,12 +99,12 @@ func TestBundleCommands(t *testing.T) {
 		{"inspect as JSON", []string{"bundle", "inspect", "--key", key, "-o", "json", bundle}, []string{`"state": "verified"`, `"bundle": true`}, ""},
 		{"inspect in another format", []string{"bundle", "inspect", "-o", "yaml", bundle}, nil, `"yaml" is not known`},
 		{"inspect no file", []string{"bundle", "inspect", filepath.Join(out, "absent.tar")}, nil, "no such file"},
-		{"verify", []string{"bundle", "verify", "--key", key, bundle}, []string{"ok  " + bundleImage, "1 images"}, ""},
+		{"verify", []string{"bundle", "verify", "--key", key, bundle}, []string{"ok  " + bundleImage, "1 image, "}, ""},
 		{"verify as JSON", []string{"bundle", "verify", "--key", key, "-o", "json", bundle}, []string{`"ok": true`}, ""},
 		{"verify with the host's keys", []string{"bundle", "verify", "--trust-dir", filepath.Dir(key), bundle}, []string{"ok  " + bundleImage}, ""},
-		{"verify without keys", append([]string{"bundle", "verify", bundle}, noKeys...), []string{"FAULT  " + bundleImage + ": no trusted keys"}, "1 faults found"},
-		{"verify damage", []string{"bundle", "verify", "--key", key, damaged}, []string{"FAULT  "}, "faults found"},
-		{"verify both", []string{"bundle", "verify", "--key", key, bundle, damaged}, []string{"ok  " + bundleImage, "FAULT  "}, "faults found"},
+		{"verify without keys", append([]string{"bundle", "verify", bundle}, noKeys...), []string{"FAULT  " + bundleImage + ": no trusted keys"}, "1 fault found"},
+		{"verify damage", []string{"bundle", "verify", "--key", key, damaged}, []string{"FAULT  "}, " found: do not use"},
+		{"verify both", []string{"bundle", "verify", "--key", key, bundle, damaged}, []string{"ok  " + bundleImage, "FAULT  "}, " found: do not use"},
 		{"verify with a broken key", []string{"bundle", "verify", "--key", bundle, bundle}, nil, "reading public key"},
 		{"unpack", []string{"bundle", "unpack", bundle, filepath.Join(out, "l"), "--image", "rancher/rke2-runtime:v1.35.4-rke2r1"}, []string{"unpacked into"}, ""},
 		{"unpack again", []string{"bundle", "unpack", bundle, filepath.Join(out, "l")}, nil, "is not empty"},

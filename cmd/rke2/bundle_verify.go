@@ -68,11 +68,19 @@ could not be checked.`,
 			}
 		}
 		if faults > 0 {
-			return fmt.Errorf("%d faults found: do not use what they are about", faults)
+			return fmt.Errorf("%s found: do not use what is at fault", count(faults, "fault"))
 		}
 		return nil
 	}
 	return cmd
+}
+
+// count is a number of things in words.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func printVerification(w io.Writer, v airgap.Verification) {
@@ -87,5 +95,5 @@ func printVerification(w io.Writer, v airgap.Verification) {
 			fmt.Fprintf(w, "ok  %s  %s  %s\n", n, shortDigest(img.Digest), signatureText(img.Signature))
 		}
 	}
-	fmt.Fprintf(w, "ok  %s: %d images, %d blobs, %s\n", v.File, len(v.Images), v.Blobs, humanBytes(v.Bytes))
+	fmt.Fprintf(w, "ok  %s: %s, %s, %s\n", v.File, count(len(v.Images), "image"), count(v.Blobs, "blob"), humanBytes(v.Bytes))
 }
