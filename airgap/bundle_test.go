@@ -334,20 +334,24 @@ func TestWriteRefuses(t *testing.T) {
 	}
 }
 
-// TestSharedBlobs: an image under two names, and two images with a layer in common.
-func TestSharedBlobs(t *testing.T) {
+// TestTwoNames: an image under two names, in different sets.
+func TestTwoNames(t *testing.T) {
 	f := newFixture(t)
 	img := image(t, 1, 1000, 2, amd64)
-	for _, ref := range []string{"docker.io/rancher/x:v1", "docker.io/rancher/x:latest"} {
-		f.sign(ref, f.add(img, ref, "core"), nil)
+	for ref, sets := range map[string]string{"docker.io/rancher/x:v1": "core,more", "docker.io/rancher/x:latest": "core,also"} {
+		f.sign(ref, f.add(img, ref, sets), nil)
 	}
 	a := mustOpen(t, file(t, "b.tar", f.bytes(core())))
-	if len(a.Images()) != 1 || len(a.Images()[0].Refs) != 2 {
+	if len(a.Images()) != 1 || len(a.Images()[0].Refs) != 2 || !slices.Equal(a.Images()[0].Sets, []string{"also", "core", "more"}) {
 		t.Errorf("%+v", a.Images())
 	}
 	sigs, err := a.Signatures(a.Images()[0].Desc.Digest)
 	noError(t, err)
-	if len(sigs) == 0 {
-		t.Error("no signatures")
+	for _, ref := range a.Images()[0].Refs { // one signature serves both names: it claims no tag
+		_, err := trust.Policy{ReleaseKeys: []trust.Key{f.key}}.Admit(ref, a.Images()[0].Desc.Digest, sigs)
+		noError(t, err)
+	}
+	if again := rewrite(t, a); !bytes.Equal(again, f.bytes(core())) {
+		t.Error("rewritten, it differs")
 	}
 }

@@ -108,6 +108,7 @@ func bundleImages(idx *v1.IndexManifest) ([]Image, []attachment, error) {
 			desc := bare(d)
 			if i, ok := byDigest[d.Digest]; ok {
 				images[i].Refs = append(images[i].Refs, tag)
+				images[i].Sets = splitSets(strings.Join(append(images[i].Sets, sets...), ","))
 				continue
 			}
 			byDigest[d.Digest] = len(images)
