@@ -1,6 +1,6 @@
 // Package trust decides whether an image may be used. It verifies cosign
 // "simple signing" signatures (https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md)
 // made with plain keys, with no network, no transparency log and no clock, and
-// hands out an [Admitted] value, which only [Policy.Admit] can make. It fails
+// hands out an [Admitted] value, which only a [Policy] can make. It fails
 // closed: the zero Policy admits nothing, and the zero Admitted is not valid.
 package trust

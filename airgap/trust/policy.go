@@ -63,8 +63,9 @@ type Signature struct {
 	Payload, Raw []byte
 }
 
-// Admitted stands for "this image, under this name, may be used". Only
-// [Policy.Admit] makes a valid one.
+// Admitted stands for "this image, under this name, may be used". Only a Policy
+// makes a valid one: [Policy.Admit], and [Policy.Pinned] for a digest that came with
+// the program.
 type Admitted struct {
 	ref         name.Tag
 	digest      v1.Hash

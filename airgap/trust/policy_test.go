@@ -216,6 +216,52 @@ func TestExactPinWins(t *testing.T) {
 	}
 }
 
+func TestPinned(t *testing.T) {
+	pins := map[string]v1.Hash{runtime: good}
+	twice := map[string]v1.Hash{"a.example/rancher/x:v1": good, "b.example/rancher/x:v1": other}
+	for _, c := range []struct {
+		what   string
+		policy Policy
+		ref    string
+		pinned bool
+	}{
+		{"pinned", Policy{Pins: pins}, runtime, true},
+		{"pinned, from a mirror", Policy{Pins: pins}, "mirror.example/rancher/rke2-runtime:" + tag, true},
+		{"another tag", Policy{Pins: pins}, repo + ":v9", false},
+		{"another repository", Policy{Pins: pins}, "docker.io/x/rke2-runtime:" + tag, false},
+		{"the zero policy", Policy{}, runtime, false},
+		{"pins that contradict", Policy{Pins: twice}, "docker.io/rancher/x:v1", false},
+		{"a system image without a pin", Policy{System: []string{runtime}}, runtime, false},
+	} {
+		ref, err := name.NewTag(c.ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		adm, ok := c.policy.Pinned(ref)
+		if ok != c.pinned || adm.Valid() != c.pinned || adm.Verified() || c.pinned && adm.Digest() != good {
+			t.Errorf("%s: %v %+v", c.what, ok, adm)
+		}
+	}
+}
+
+// TestRequired: what Admit refuses without a signature, and nothing else, requires one.
+func TestRequired(t *testing.T) {
+	pins := map[string]v1.Hash{runtime: good}
+	for _, p := range []Policy{{}, {Mode: ModeAll}, {Mode: ModeOff}, {Mode: "none"}, {Mode: ModeSystem}, {Mode: ModeSystem, Pins: pins},
+		{Mode: ModeSystem, Pins: pins, System: []string{"rancher/x"}}, {Mode: ModeSystem, Pins: map[string]v1.Hash{"???": good}}} {
+		for _, r := range []string{runtime, "docker.io/library/busybox:latest", "mirror.example/rancher/x:v1"} {
+			ref, err := name.NewTag(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = p.Admit(ref, good, nil)
+			if got := p.Required(ref); got != (err != nil) {
+				t.Errorf("%+v: %s: required is %v, and Admit says %v", p, r, got, err)
+			}
+		}
+	}
+}
+
 func TestDevelopmentClaim(t *testing.T) {
 	s := ecdsaSigner(t)
 	p := Policy{ReleaseKeys: []Key{s.key(t, ReleaseSource)}}
