@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/k3s-io/k3s/pkg/agent/cri"
+	"github.com/k3s-io/k3s/pkg/agent/templates"
 	daemonconfig "github.com/k3s-io/k3s/pkg/daemons/config"
 	"github.com/pelletier/go-toml/v2"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -22,6 +23,11 @@ import (
 func (e *Executor) Containerd(ctx context.Context, node *daemonconfig.Node) error {
 	if e.host.NoSysResource {
 		if err := restrictOOMScore(node.Containerd.Config); err != nil {
+			return err
+		}
+	}
+	if e.config.Offline {
+		if err := noRegistries(node.Containerd.Registry); err != nil {
 			return err
 		}
 	}
@@ -60,6 +66,16 @@ func (e *Executor) Containerd(ctx context.Context, node *daemonconfig.Node) erro
 		}
 	})
 	return nil
+}
+
+// noRegistries tells containerd that no registry can be asked for an image, so
+// that a pod whose image no bundle has fails at once and nothing is dialled. The
+// file says that it is generated, so the engine removes it when offline is not
+// set any more.
+func noRegistries(folder string) error {
+	file := filepath.Join(folder, "_default", "hosts.toml")
+	const document = "server = \"https://offline.invalid\"\ncapabilities = [\"push\"]\n"
+	return durable.WriteFile(file, []byte(templates.HostsTomlHeader+document), 0o600)
 }
 
 // awaitCRI returns when containerd answers, or at once when it exited.

@@ -16,6 +16,7 @@ import (
 	daemonconfig "github.com/k3s-io/k3s/pkg/daemons/config"
 	"github.com/k3s-io/k3s/pkg/daemons/executor"
 	"github.com/k3s-io/k3s/pkg/signals"
+	"github.com/rancher/wharfie/pkg/registries"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 
 	"github.com/rancher/rke2/runtime/config"
@@ -113,6 +114,12 @@ func (e *Executor) Bootstrap(ctx context.Context, node *daemonconfig.Node, _ cmd
 		return err
 	}
 	node.AgentConfig.PauseImage = e.content.Pinned(pause.String())
+	if e.config.Offline && !node.EmbeddedRegistry && node.AgentConfig.Registry != nil {
+		if len(node.AgentConfig.Registry.Mirrors) > 0 {
+			e.log.Warn("the mirrors of the registry configuration are not used: offline is set", "file", e.config.PrivateRegistry)
+		}
+		node.AgentConfig.Registry = &registries.Registry{}
+	}
 	// Shims are started from, and keep running in, the versioned folder.
 	if err := os.Setenv("PATH", e.content.Bin()+string(os.PathListSeparator)+os.Getenv("PATH")); err != nil {
 		return err

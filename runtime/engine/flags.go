@@ -79,7 +79,7 @@ func (o *own) flags(role config.Role) []cli.Flag {
 	list := []cli.Flag{
 		&cli.BoolFlag{
 			Name: "offline", EnvVars: []string{"RKE2_OFFLINE"}, Destination: &o.offline,
-			Usage: "(airgap) Never dial a registry: an image that no bundle in <data-dir>/agent/images has is an error at once",
+			Usage: "(airgap) Never dial a registry, neither for the node nor for a pod: an image that no bundle in <data-dir>/agent/images has is an error at once",
 		},
 		&cli.StringFlag{
 			Name: "image-verification", EnvVars: []string{"RKE2_IMAGE_VERIFICATION"}, Destination: &o.verification, Value: "system",
