@@ -55,7 +55,7 @@ test: airgap lint test-unit test-sealed ## All tests, a boot on a sealed host am
 
 .PHONY: test-unit
 test-unit: ## Unit and integration tests (need the products of `make airgap`)
-	go test $$(go list ./... | grep -v /tests/sealed)
+	go test -timeout 30m $$(go list ./... | grep -v /tests/sealed)
 
 .PHONY: test-sealed
 test-sealed: ## Real nodes on hosts with no network (root; need the products of `make airgap`)
