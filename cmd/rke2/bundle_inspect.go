@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -46,8 +47,7 @@ gzip, lz4 or bzip2.`,
 				return err
 			}
 			ins, err := a.Inspect(policy)
-			a.Close()
-			if err != nil {
+			if err := errors.Join(err, a.Close()); err != nil {
 				return err
 			}
 			all = append(all, ins)
