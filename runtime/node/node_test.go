@@ -159,18 +159,6 @@ func TestPrepareFromBundle(t *testing.T) {
 // TestPrepareRefuses is point 5's table: whatever is wrong, the reason is said
 // and nothing is left behind.
 func TestPrepareRefuses(t *testing.T) {
-	flip := func(at func(size int64) int64) func(*testing.T, string) {
-		return func(t *testing.T, path string) {
-			raw, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			raw[at(int64(len(raw)))] ^= 1
-			if err := os.WriteFile(path, raw, 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 	within := func(text string) func(*testing.T, string) {
 		return func(t *testing.T, path string) {
 			raw, err := os.ReadFile(path)
@@ -205,9 +193,17 @@ func TestPrepareRefuses(t *testing.T) {
 			want: "this release has sha256:",
 		},
 		"flipped byte in a layer": {
-			// Layers are the largest blobs; the middle of the file is in one.
-			damage: flip(func(size int64) int64 { return size / 2 }),
-			want:   "damaged: blob sha256:",
+			damage: func(t *testing.T, path string) {
+				raw, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				raw[bytes.Index(raw, []byte{0x1f, 0x8b})+20] ^= 1 // the layer is gzip
+				if err := os.WriteFile(path, raw, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			},
+			want: "damaged: blob sha256:",
 		},
 		"flipped byte in the index": {damage: within(`"schemaVersion":`), want: "index.json"},
 		"flipped tag in the index":  {damage: within("rke2-runtime:v9.8.7-rke2r6"), want: ""},
