@@ -15,7 +15,7 @@ import (
 func TestOutsideIsOutOfReachAndRecorded(t *testing.T) {
 	h := newHost(t, sealed.Options{Name: "talker"})
 	// Itself, by every address, is inside.
-	run(t, h, "ping -q -c1 -w2 127.0.0.1 || true; ip route get 198.51.100.10 | grep -q 'dev lo'")
+	run(t, h, "ip route get 198.51.100.10 | grep -q 'dev lo'")
 	if got, err := h.Outside(); err != nil || len(got) > 0 {
 		t.Fatalf("a quiet host sent: %v, %v", got, err)
 	}
