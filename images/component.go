@@ -23,6 +23,24 @@ func loadComponent(dir string) (Component, componentFile, error) {
 	if err := decodeFile(c.file(), &f); err != nil {
 		return c, f, err
 	}
+	if !plainName.MatchString(c.Name) {
+		return c, f, fmt.Errorf("%s: a component's folder is named in lower-case words joined by -", dir)
+	}
+	c.Description = f.Description
+	if c.Description == "" {
+		return c, f, at(c.file(), 1, "description is missing: say in a few words what %s is", c.Name)
+	}
+	kind, err := f.kind(c.file())
+	if err != nil {
+		return c, f, err
+	}
+	c.Kind = kind
+	if err := c.setCrypto(f); err != nil {
+		return c, f, err
+	}
+	if kind != KindGo {
+		return c, f, c.setSource(f)
+	}
 	gomod := filepath.Join(dir, "go.mod")
 	data, err := os.ReadFile(gomod)
 	if err != nil {
@@ -32,23 +50,8 @@ func loadComponent(dir string) (Component, componentFile, error) {
 	if err != nil {
 		return c, f, fmt.Errorf("component %s: %w", c.Name, err)
 	}
-	if !plainName.MatchString(c.Name) {
-		return c, f, fmt.Errorf("%s: a component's folder is named in lower-case words joined by -", dir)
-	}
-	c.Description = f.Description
-	if c.Description == "" {
-		return c, f, at(c.file(), 1, "description is missing: say in a few words what %s is", c.Name)
-	}
 	if err := c.setVersion(mod, f); err != nil {
 		return c, f, err
-	}
-	switch Crypto(f.Crypto.value) {
-	case "", FIPS140:
-		c.Crypto = FIPS140
-	case BoringCrypto:
-		c.Crypto = BoringCrypto
-	default:
-		return c, f, at(c.file(), f.Crypto.line, "crypto: %q is neither %s nor %s", f.Crypto.value, FIPS140, BoringCrypto)
 	}
 	if f.Cgo != nil {
 		c.Cgo = f.Cgo
@@ -57,6 +60,9 @@ func loadComponent(dir string) (Component, componentFile, error) {
 				return c, f, fmt.Errorf("%s: cgo library %q of package %q: both are needed, and file is a bare name", c.file(), l.File, l.Package)
 			}
 		}
+	}
+	if err := c.setFiles(mod, f); err != nil {
+		return c, f, err
 	}
 	return c, f, c.setBinaries(mod, f)
 }

@@ -22,14 +22,20 @@ type productFile struct {
 	FIPS140   text       `yaml:"fips140"`
 	Registry  text       `yaml:"registry"`
 	Repo      text       `yaml:"repo"`
+	Debian    *Mirrors   `yaml:"debian"`
 	Image     *imageFile `yaml:"image"`
 }
 
 type componentFile struct {
 	Description string                `yaml:"description"`
+	Debian      *debianFile           `yaml:"debian"`
+	Source      *sourceFile           `yaml:"source"`
+	Upstream    *upstreamFile         `yaml:"upstream"`
 	Module      text                  `yaml:"module"`
 	Version     text                  `yaml:"version"`
 	Crypto      text                  `yaml:"crypto"`
+	Reason      text                  `yaml:"crypto-reason"`
+	Files       map[string]moduleFile `yaml:"files"`
 	Tags        []string              `yaml:"tags"`
 	LDFlags     []text                `yaml:"ldflags"`
 	Cgo         *Cgo                  `yaml:"cgo"`
@@ -48,6 +54,7 @@ type imageFile struct {
 	Role       text     `yaml:"role"`
 	Dockerfile text     `yaml:"dockerfile"`
 	Sets       []string `yaml:"sets"`
+	Test       []test   `yaml:"test"`
 }
 
 var (
@@ -117,7 +124,20 @@ func (t *Tree) setProduct(path string, pf productFile) error {
 	if _, err := name.NewRepository(pf.Registry.value + "/" + pf.Repo.value + "/x"); err != nil || pf.Repo.value == "" {
 		return at(path, pf.Repo.line, "repo: %q is not a repository prefix", pf.Repo.value)
 	}
+	debian := Mirrors{}
+	if pf.Debian != nil {
+		debian = *pf.Debian
+		if debian.Suite == "" || debian.Main == "" || debian.Security == "" {
+			return fmt.Errorf("%s: debian: suite, mirror and security are all needed", path)
+		}
+	}
+	for _, c := range t.Components {
+		if (c.Kind == KindDebian || c.Kind == KindSource) && pf.Debian == nil {
+			return fmt.Errorf("%s: debian is missing: component %s is made of Debian packages, so say suite, mirror and security", path, c.Name)
+		}
+	}
 	t.Product = Product{
+		Debian:     debian,
 		Version:    c.Version + "+" + pf.Release.value,
 		Kubernetes: c.Version,
 		Release:    pf.Release.value,
@@ -129,20 +149,20 @@ func (t *Tree) setProduct(path string, pf productFile) error {
 }
 
 func (t *Tree) setImages(productPath string, pf productFile, files map[string]componentFile) error {
-	owner := map[string]string{}
+	giver := map[string]string{}
 	for _, c := range t.Components {
-		for _, b := range c.Binaries {
-			if other, ok := owner[b.Name]; ok {
-				return fmt.Errorf("%s: binary %q is made by component %s too", c.file(), b.Name, other)
+		for _, n := range c.Contexts() {
+			if other, ok := giver[n]; ok {
+				return fmt.Errorf("%s: build context %q (a binary's name, files, or the component itself) is given by component %s too", c.file(), n, other)
 			}
-			owner[b.Name] = c.Name
+			giver[n] = c.Name
 		}
 	}
-	add := func(path, version string, f *imageFile) error {
+	add := func(path string, c Component, f *imageFile) error {
 		if f == nil {
 			return nil
 		}
-		img, err := f.image(path, version, t.Product)
+		img, err := f.image(path, c, t.Product)
 		if err != nil {
 			return err
 		}
@@ -154,11 +174,11 @@ func (t *Tree) setImages(productPath string, pf productFile, files map[string]co
 		t.Images = append(t.Images, img)
 		return nil
 	}
-	if err := add(productPath, t.Product.Kubernetes, pf.Image); err != nil {
+	if err := add(productPath, Component{Version: t.Product.Kubernetes}, pf.Image); err != nil {
 		return err
 	}
 	for _, c := range t.Components {
-		if err := add(c.file(), c.Version, files[c.Name].Image); err != nil {
+		if err := add(c.file(), c, files[c.Name].Image); err != nil {
 			return err
 		}
 	}
@@ -166,7 +186,7 @@ func (t *Tree) setImages(productPath string, pf productFile, files map[string]co
 	return nil
 }
 
-func (f *imageFile) image(path, version string, p Product) (Image, error) {
+func (f *imageFile) image(path string, c Component, p Product) (Image, error) {
 	if !plainName.MatchString(f.Name.value) {
 		return Image{}, at(path, f.Name.line, "image name %q is not lower-case words joined by -", f.Name.value)
 	}
@@ -181,27 +201,47 @@ func (f *imageFile) image(path, version string, p Product) (Image, error) {
 			return Image{}, at(path, f.Name.line, "image %s: set %q is not lower-case words joined by -", f.Name.value, s)
 		}
 	}
-	dockerfile := filepath.Join(filepath.Dir(path), "Dockerfile")
-	if f.Dockerfile.value != "" {
-		dockerfile = filepath.Join(filepath.Dir(path), filepath.FromSlash(f.Dockerfile.value))
-	}
-	if st, err := os.Stat(dockerfile); err != nil || st.IsDir() {
-		return Image{}, at(path, max(f.Dockerfile.line, f.Name.line), "image %s: there is no file %s", f.Name.value, dockerfile)
-	}
 	sets := slices.Clone(f.Sets)
 	sort.Strings(sets)
-	return Image{
-		Name:       f.Name.value,
-		Role:       f.Role.value,
-		Version:    version,
-		Tag:        strings.ReplaceAll(version+"-"+p.Release, "+", "-"),
-		Sets:       slices.Compact(sets),
-		Dockerfile: dockerfile,
-	}, nil
+	img := Image{
+		Name:    f.Name.value,
+		Role:    f.Role.value,
+		Version: c.Version,
+		Tag:     strings.ReplaceAll(c.Version+"-"+p.Release, "+", "-"),
+		Sets:    slices.Compact(sets),
+		Owner:   c.Name,
+	}
+	for _, t := range f.Test {
+		img.Test = append(img.Test, Test{Run: t.Run, Prints: t.Prints})
+	}
+	switch c.Kind {
+	case KindUpstream:
+		if f.Dockerfile.value != "" {
+			return Image{}, at(path, f.Dockerfile.line, "image %s: an upstream image is copied as it is; a Dockerfile that starts FROM %s needs a component of its own", img.Name, c.Name)
+		}
+		img.Upstream = c.Name
+		return img, nil
+	case KindDebian, KindSource:
+		return Image{}, at(path, f.Name.line, "image %s: declare it with the Go or upstream component that gives it a version, and copy from %s there", img.Name, c.Name)
+	}
+	img.Dockerfile = filepath.Join(filepath.Dir(path), "Dockerfile")
+	if f.Dockerfile.value != "" {
+		img.Dockerfile = filepath.Join(filepath.Dir(path), filepath.FromSlash(f.Dockerfile.value))
+	}
+	if st, err := os.Stat(img.Dockerfile); err != nil || st.IsDir() {
+		return Image{}, at(path, max(f.Dockerfile.line, f.Name.line), "image %s: there is no file %s", img.Name, img.Dockerfile)
+	}
+	return img, nil
 }
 
 // expand fills in what depends on the product: the linker flags' templates.
 func (c *Component) expand(p Product, f componentFile) error {
+	if c.Kind != KindGo {
+		if c.Version == "" {
+			c.Version = p.Debian.Suite
+		}
+		return nil
+	}
 	parts := strings.SplitN(strings.TrimPrefix(semver.MajorMinor(c.Version), "v"), ".", 2)
 	values := map[string]string{
 		"Version": c.Version,

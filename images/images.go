@@ -2,6 +2,8 @@ package images
 
 import (
 	"fmt"
+	"slices"
+	"sort"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -17,6 +19,7 @@ type Tree struct {
 
 // Product is what product.yaml says, with what follows from it.
 type Product struct {
+	Debian     Mirrors
 	Version    string // version of Kubernetes + release
 	Kubernetes string // version of Kubernetes
 	Release    string // the suffix alone
@@ -33,18 +36,111 @@ const (
 	FIPS140 Crypto = "fips140"
 	// BoringCrypto is GOEXPERIMENT=boringcrypto, which needs cgo.
 	BoringCrypto Crypto = "boringcrypto"
+	// NoCrypto is for what has no certified cryptography; CryptoReason says why.
+	NoCrypto Crypto = "none"
 )
 
-// Component is a wrapper module: the commands that are built of it.
+// Mirrors are the Debian archives that packages are locked and fetched from.
+type Mirrors struct {
+	Suite    string `yaml:"suite"`    // bookworm
+	Main     string `yaml:"mirror"`   // URL of the archive
+	Security string `yaml:"security"` // URL of the security archive
+}
+
+// Kind is where a component comes from.
+type Kind string
+
+const (
+	KindGo       Kind = "go"            // commands of a Go module
+	KindDebian   Kind = "debian"        // Debian packages with what they depend on
+	KindSource   Kind = "debian source" // static programs built from a Debian source package
+	KindUpstream Kind = "upstream"      // somebody's image, as it is
+)
+
+// Component is something that images are made of. Its kind says which fields are set.
 type Component struct {
 	Name        string // the folder's
 	Dir         string // absolute
 	Description string
-	Module      string // path of the module that gives the version
-	Version     string // of the module that is built, a replacement's where there is one
-	Crypto      Crypto
-	Cgo         *Cgo // nil: built without cgo
-	Binaries    []Binary
+	Kind        Kind
+	// Version is that of the module that is built, a replacement's where there is one;
+	// of KindUpstream the tag; of Debian kinds the suite, as the lock has their versions.
+	Version      string
+	Crypto       Crypto
+	CryptoReason string // why Crypto is NoCrypto
+
+	// Of KindGo. Source programs are listed in Binaries too, by name alone.
+	Module   string // path of the module that gives the version
+	Cgo      *Cgo   // nil: built without cgo
+	Binaries []Binary
+	Files    []ModuleFiles
+
+	Debian   *Debian
+	Source   *Source
+	Upstream *Upstream
+}
+
+// Debian is a list of Debian packages; their dependencies come along.
+type Debian struct {
+	Packages []string          // by name
+	Without  []string          // globs of paths that are left out
+	Omit     []Omit            // dependencies that are left out
+	Links    map[string]string // symbolic links that maintainer scripts would have made
+}
+
+// Omit is a dependency that is not needed where the packages are used.
+type Omit struct {
+	Package string
+	Reason  string
+}
+
+// Source is a Debian source package and how static programs are made of it.
+type Source struct {
+	Package  string
+	Build    [][]string        // commands, run in this order in the source tree; {{.Host}}, {{.Jobs}} and {{.CC}} are filled in
+	Binaries map[string]string // path in the built tree, by name
+}
+
+// Upstream is an image that somebody else built.
+type Upstream struct {
+	Image string // reference with a tag; the lock has the digest
+	Key   string // absolute path of a public key that must have signed it; "": none is asked for
+}
+
+// ModuleFiles is a build context of files that a Go module ships beside its code.
+type ModuleFiles struct {
+	Context string   // name of the build context
+	Module  string   // path; go.mod says the version
+	From    string   // folder in the module whose content is the context; "": all of it
+	Paths   []string // globs relative to From; none: everything
+	Edits   []Edit
+	Line    int // of the declaration, for errors
+}
+
+// Edit is a change to one of the files: Replace, which must be there exactly Count times,
+// gives way to With.
+type Edit struct {
+	File, Replace, With string
+	Count               int
+	Line                int // of the declaration, for errors
+}
+
+// Contexts lists the build contexts that the component gives, sorted.
+func (c Component) Contexts() []string {
+	var out []string
+	switch c.Kind {
+	case KindDebian, KindUpstream:
+		out = append(out, c.Name)
+	default:
+		for _, b := range c.Binaries {
+			out = append(out, b.Name)
+		}
+		for _, f := range c.Files {
+			out = append(out, f.Context)
+		}
+	}
+	sort.Strings(out)
+	return out
 }
 
 // Cgo says that a component needs a C compiler, and which static libraries.
@@ -73,7 +169,16 @@ type Image struct {
 	Version    string // of what is in it
 	Tag        string // <version>-<release>
 	Sets       []string
-	Dockerfile string // absolute
+	Dockerfile string // absolute; "" for an image that is copied from upstream
+	Upstream   string // name of the component that it is a copy of
+	Test       []Test
+	Owner      string // name of the component whose folder declares it; "": the product
+}
+
+// Test is a command that runs in the image's own root file system.
+type Test struct {
+	Run    []string
+	Prints string // what its output must contain; "": the version
 }
 
 // Component finds a component by name.
@@ -86,10 +191,11 @@ func (t *Tree) Component(n string) (Component, bool) {
 	return Component{}, false
 }
 
-// Maker finds the component that makes the named binary.
-func (t *Tree) Maker(binary string) (Component, bool) {
+// Maker finds the component that gives the named build context: the binary of that name,
+// in most cases.
+func (t *Tree) Maker(context string) (Component, bool) {
 	for _, c := range t.Components {
-		if c.has(binary) {
+		if slices.Contains(c.Contexts(), context) {
 			return c, true
 		}
 	}

@@ -133,7 +133,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"binary of nothing", "app/image.yaml", "  served:", "  other:\n    tags: [x]\n  served:", `app/image.yaml: binary "other"`},
 		{"no tool", "own/go.mod", "tool example.com/images/own\n", "", "own/go.mod: no tool directive"},
 		{"two commands of one name", "app/go.mod", "	example.com/app/v3", "	example.com/app/v3\n	example.com/fork/cmd/serve", "app/go.mod:8: two commands are called serve"},
-		{"binary of two components", "own/go.mod", "tool example.com/images/own", "tool example.com/serve", `binary "serve" is made by component`},
+		{"binary of two components", "own/go.mod", "tool example.com/images/own", "tool example.com/serve", `build context "serve"`},
 		{"template", "app/image.yaml", "{{.Major}}", "{{.Mayor}}", "app/image.yaml:6: ldflags:"},
 		{"template syntax", "app/image.yaml", "{{.Major}}", "{{.Major", "app/image.yaml:6: ldflags:"},
 		{"crypto", "app/image.yaml", "tags: [one]", "crypto: rot13", `app/image.yaml:3: crypto: "rot13"`},

@@ -14,16 +14,12 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/images"
 )
 
 // Platform is a build's target.
-type Platform struct {
-	OS   string `json:"os"`
-	Arch string `json:"arch"`
-}
-
-func (p Platform) String() string { return p.OS + "/" + p.Arch }
+type Platform = artifact.Platform
 
 // toolchain is the compilers and the environment that a component is built with. Only
 // what is listed here reaches the go command: the caller's GOFLAGS, go env -w settings

@@ -51,6 +51,9 @@ type File struct {
 	Link   string // target of a symbolic link
 	Source string // path of the content on this machine
 	SHA256 string // hex, of the content, where it is known: it is checked while reading
+	// Package is the package URL of what the file came from, for the SBOM. The layer
+	// doesn't depend on it.
+	Package string
 }
 
 // Layer is a finished layer.
