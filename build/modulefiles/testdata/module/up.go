@@ -1,0 +1,2 @@
+// Package up ships files beside its code.
+package up
