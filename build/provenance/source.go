@@ -1,0 +1,67 @@
+package provenance
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+)
+
+// Source is a file of the project that decides what is built.
+type Source struct {
+	Path   string // slash-separated, relative to the project's root
+	SHA256 string // hex
+}
+
+// Sources hashes files of the project, and all files of folders, but for what is hidden.
+// root is the project's root; what doesn't exist is an error.
+func Sources(root string, paths ...string) ([]Source, error) {
+	var out []Source
+	for _, p := range paths {
+		err := filepath.WalkDir(p, func(at string, d fs.DirEntry, err error) error {
+			switch {
+			case err != nil:
+				return err
+			case at != p && strings.HasPrefix(d.Name(), "."):
+				if d.IsDir() {
+					return fs.SkipDir
+				}
+				return nil
+			case !d.Type().IsRegular():
+				return nil
+			}
+			rel, err := filepath.Rel(root, at)
+			if err != nil {
+				return err
+			}
+			sum, err := hash(at)
+			out = append(out, Source{Path: filepath.ToSlash(rel), SHA256: sum})
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("hashing sources: %w", err)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
+	return slices.Compact(out), nil
+}
+
+func hash(path string) (_ string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
