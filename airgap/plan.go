@@ -118,6 +118,11 @@ func (p *planner) image(d v1.Descriptor, sets []string) (out v1.Descriptor, ok b
 	if err != nil {
 		return out, false, fmt.Errorf("manifest %s in the layout's index: %w", d.Digest, err)
 	}
+	if d.MediaType.IsIndex() {
+		if d, ok, err = p.ofIndex(d); err != nil || !ok {
+			return out, false, err
+		}
+	}
 	if !d.MediaType.IsImage() {
 		return out, false, fmt.Errorf("image %s is of type %s: only image manifests can be bundled", tag, d.MediaType)
 	}
@@ -141,6 +146,26 @@ func (p *planner) image(d v1.Descriptor, sets []string) (out v1.Descriptor, ok b
 		out.Annotations[AnnotationSets] = strings.Join(sets, ",")
 	}
 	return out, true, p.take(d, m)
+}
+
+// ofIndex finds the manifest of the wanted platform in an image index. The bundle names
+// that manifest itself, so that nothing in it points outside.
+func (p *planner) ofIndex(d v1.Descriptor) (v1.Descriptor, bool, error) {
+	b, err := p.read(d)
+	if err != nil {
+		return d, false, err
+	}
+	idx, err := parseIndex(b)
+	if err != nil {
+		return d, false, fmt.Errorf("image index %s: %w", d.Digest, err)
+	}
+	for _, m := range idx.Manifests {
+		if m.Platform != nil && m.Platform.Satisfies(p.sel.Platform) {
+			m.Annotations = d.Annotations
+			return m, true, nil
+		}
+	}
+	return d, false, nil
 }
 
 // attach takes the signatures and attestations of the chosen images.

@@ -193,7 +193,7 @@ func TestVerify(t *testing.T) {
 	runtime := descOf(t, image(t, 1, 3000, 2, amd64)).Digest
 	const name = "docker.io/rancher/rke2-runtime:v1.35.4-rke2r1"
 	mine := VerifyOptions{
-		Policy:  trust.Policy{ReleaseKeys: []trust.Key{f.key}, Pins: map[string]v1.Hash{name: runtime}},
+		Policy:  trust.Policy{ReleaseKeys: []trust.Key{f.key}, Pins: map[string][]v1.Hash{name: {runtime}}},
 		Release: map[string][]string{"core": {name}},
 	}
 	with := func(change func(*VerifyOptions)) VerifyOptions { o := mine; change(&o); return o }
@@ -226,7 +226,7 @@ func TestVerify(t *testing.T) {
 		{"sound, no pins", b, VerifyOptions{Policy: trust.Policy{OperatorKeys: []trust.Key{f.key}}}, nil},
 		{"no keys", b, VerifyOptions{}, []string{"hardened-etcd:v3.6.8-rke2r1: no trusted keys", name + ": no trusted keys"}},
 		{"another key", b, VerifyOptions{Policy: trust.Policy{ReleaseKeys: []trust.Key{newFixture(t).key}}}, []string{"not trusted", "not trusted"}},
-		{"other pins", b, with(func(o *VerifyOptions) { o.Policy.Pins = map[string]v1.Hash{name: layer} }), []string{name + ": not the image of this release"}},
+		{"other pins", b, with(func(o *VerifyOptions) { o.Policy.Pins = map[string][]v1.Hash{name: {layer}} }), []string{name + ": not the image of this release"}},
 		{"an image of the set is missing", b, with(func(o *VerifyOptions) {
 			o.Release = map[string][]string{"core": {name, "docker.io/rancher/absent:v1"}, "other": {"docker.io/rancher/elsewhere:v1"}}
 		}), []string{"docker.io/rancher/absent:v1: this release has it"}},

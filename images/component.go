@@ -10,6 +10,7 @@ import (
 	"sort"
 
 	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
 )
 
@@ -71,14 +72,14 @@ func loadComponent(dir string) (Component, componentFile, error) {
 // version that replaces it. Our own programs declare theirs.
 func (c *Component) setVersion(mod *modfile.File, f componentFile) error {
 	gomod := mod.Syntax.Name
-	if (f.Module.value == "") == (f.Version.value == "") {
-		return at(c.file(), max(f.Module.line, f.Version.line, 1), "exactly one of module (its version in go.mod is the component's) and version is needed")
+	if f.Module.value == "" && f.Version.value == "" {
+		return at(c.file(), 1, "module (its version in go.mod is the component's) or version is needed")
 	}
-	if f.Version.value != "" {
-		if !semver.IsValid(f.Version.value) {
-			return at(c.file(), f.Version.line, "version: %q is not a version such as v1.2.3", f.Version.value)
-		}
-		c.Module, c.Version = mod.Module.Mod.Path, f.Version.value
+	if f.Version.value != "" && !semver.IsValid(f.Version.value) {
+		return at(c.file(), f.Version.line, "version: %q is not a version such as v1.2.3", f.Version.value)
+	}
+	if f.Module.value == "" {
+		c.Module, c.Version, c.ModuleVersion = mod.Module.Mod.Path, f.Version.value, f.Version.value
 		return nil
 	}
 	c.Module = f.Module.value
@@ -98,6 +99,14 @@ func (c *Component) setVersion(mod *modfile.File, f componentFile) error {
 			return at(gomod, r.Syntax.Start.Line, "%s is replaced by a folder, which has no version", c.Module)
 		}
 		c.Version = r.New.Version
+	}
+	c.ModuleVersion = c.Version
+	if f.Version.value != "" {
+		// A release by its commit alone: only a person can say what it is called.
+		if !module.IsPseudoVersion(c.Version) {
+			return at(c.file(), f.Version.line, "version is declared in go.mod already: %s %s", c.Module, c.Version)
+		}
+		c.Version = f.Version.value
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func TestDeclaredTree(t *testing.T) {
 		}
 	}
 	for _, c := range tree.Components {
-		if c.Crypto != FIPS140 {
+		if c.Kind == KindGo && c.Crypto != FIPS140 {
 			t.Errorf("%s is built with %s", c.Name, c.Crypto)
 		}
 	}
@@ -83,6 +83,9 @@ func TestVersionsAreDeclaredOnce(t *testing.T) {
 		t.Fatalf("only %d files found in %s", len(files), root)
 	}
 	for _, c := range tree.Components {
+		if c.Kind != KindGo {
+			continue // its versions are in its lock, which nobody writes by hand
+		}
 		places := 0
 		literal := regexp.MustCompile(`\bv?` + regexp.QuoteMeta(strings.TrimPrefix(c.Version, "v")) + `\b`)
 		for _, file := range files {
@@ -156,6 +159,9 @@ func once(t *testing.T, root string, files []string, literal string) {
 // the component's module.
 func TestWrappersAreLocked(t *testing.T) {
 	for _, c := range declared(t).Components {
+		if c.Kind != KindGo {
+			continue
+		}
 		gomod := filepath.Join(c.Dir, "go.mod")
 		data, err := os.ReadFile(gomod)
 		if err != nil {
@@ -180,8 +186,9 @@ func TestWrappersAreLocked(t *testing.T) {
 			t.Errorf("%s: go lists %d tools, image.yaml leads to %d binaries", c.Name, got, len(c.Binaries))
 		}
 		sums, err := os.ReadFile(filepath.Join(c.Dir, "go.sum"))
-		if err != nil || !strings.Contains(string(sums), c.Version+" h1:") {
-			t.Errorf("%s: go.sum has no sum of version %s (%v)", c.Name, c.Version, err)
+		ours := c.Module == mod.Module.Mod.Path
+		if err != nil || !ours && !strings.Contains(string(sums), c.ModuleVersion+" h1:") {
+			t.Errorf("%s: go.sum has no sum of version %s (%v)", c.Name, c.ModuleVersion, err)
 		}
 	}
 }

@@ -70,10 +70,11 @@ type Component struct {
 	CryptoReason string // why Crypto is NoCrypto
 
 	// Of KindGo. Source programs are listed in Binaries too, by name alone.
-	Module   string // path of the module that gives the version
-	Cgo      *Cgo   // nil: built without cgo
-	Binaries []Binary
-	Files    []ModuleFiles
+	Module        string // path of the module that gives the version
+	ModuleVersion string // as the go command knows it: Version, or a pseudo-version
+	Cgo           *Cgo   // nil: built without cgo
+	Binaries      []Binary
+	Files         []ModuleFiles
 
 	Debian   *Debian
 	Source   *Source

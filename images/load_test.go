@@ -123,8 +123,18 @@ func TestLoadRefuses(t *testing.T) {
 		{"two documents", "own/image.yaml", "version: v0.1.0\n", "version: v0.1.0\n---\na: b\n", "own/image.yaml:3: a second document"},
 		{"empty", "own/image.yaml", "description: ours\nversion: v0.1.0\n", "", "own/image.yaml: the declaration is empty"},
 		{"no description", "own/image.yaml", "description: ours\n", "", "own/image.yaml:1: description is missing"},
-		{"module and version", "own/image.yaml", "version: v0.1.0", "version: v0.1.0\nmodule: x", "own/image.yaml:3: exactly one of"},
-		{"neither", "own/image.yaml", "version: v0.1.0", "tags: []", "own/image.yaml:1: exactly one of"},
+		{"module and version", "app/image.yaml", "module: example.com/app", "module: example.com/app\nversion: v1.2.3", "app/image.yaml:3: version is declared in go.mod already"},
+		{"two kinds", "own/image.yaml", "version: v0.1.0", "version: v0.1.0\ndebian: {packages: [x]}", "own/image.yaml:1: a component is of one kind"},
+		{"no certified cryptography", "app/image.yaml", "tags: [one]", "crypto: none", "app/image.yaml:3: crypto-reason is missing"},
+		{"a reason for nothing", "app/image.yaml", "tags: [one]", "crypto-reason: x", "app/image.yaml:3: crypto-reason is for"},
+		{"Debian without mirrors", "own/image.yaml", "version: v0.1.0", "crypto-reason: x\ndebian: {packages: [x]}", "product.yaml: debian is missing"},
+		{"no packages", "own/image.yaml", "version: v0.1.0", "crypto-reason: x\ndebian: {packages: []}", "own/image.yaml:1: debian: name at least one package"},
+		{"an empty command", "own/image.yaml", "version: v0.1.0", "crypto-reason: x\nsource: {package: x, build: [[]], binaries: {x: x}}", "build has an empty command"},
+		{"upstream without a tag", "own/image.yaml", "version: v0.1.0", "crypto-reason: x\nupstream: {image: busybox}", "own/image.yaml:3: upstream: image \"busybox\""},
+		{"upstream's key elsewhere", "own/image.yaml", "version: v0.1.0", "crypto-reason: x\nupstream: {image: 'docker.io/library/x:1', key: ../k.pub}", "upstream: key"},
+		{"files of an unknown module", "app/image.yaml", "tags: [one]", "files: {f: {module: x}}", "app/image.yaml:3: files: f: go.mod does not require"},
+		{"an edit of nothing", "app/image.yaml", "tags: [one]", "files: {f: {module: example.com/app, edits: [{file: a}]}}", "an edit needs file and replace"},
+		{"neither", "own/image.yaml", "version: v0.1.0", "tags: []", "own/image.yaml:1: module (its"},
 		{"bad version", "own/image.yaml", "v0.1.0", "latest", `own/image.yaml:2: version: "latest"`},
 		{"module not required", "app/image.yaml", "module: example.com/app", "module: example.com/apple", "app/image.yaml:2: module:"},
 		{"replaced by a folder", "app/go.mod", "require example.com/fork v0.0.1", "replace example.com/app => ../x", "app/go.mod:12: example.com/app is replaced by a folder"},
@@ -189,7 +199,7 @@ func TestReplacedVersion(t *testing.T) {
 }
 
 func TestParseRelease(t *testing.T) {
-	r, err := ParseRelease([]byte(`{"version":"v1+r","images":[{"name":"a","reference":"r/a:t","digest":"sha256:00","role":"etcd","sets":["core"]}]}`))
+	r, err := ParseRelease([]byte(`{"version":"v1+r","images":[{"name":"a","reference":"r/a:t","digests":{"linux/amd64":"sha256:00"},"role":"etcd","sets":["core"]}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"runtime"
 )
 
 //go:embed release.json
@@ -25,12 +26,18 @@ type Release struct {
 
 // ReleaseImage is one image of a release.
 type ReleaseImage struct {
-	Name      string   `json:"name"`
-	Reference string   `json:"reference"` // registry/repo/name:tag
-	Digest    string   `json:"digest"`    // sha256:… of the manifest
-	Role      string   `json:"role"`
-	Sets      []string `json:"sets"`
+	Name      string `json:"name"`
+	Reference string `json:"reference"` // registry/repo/name:tag
+	// Digests are those of the manifests (sha256:…), by platform: linux/amd64 in form.
+	Digests map[string]string `json:"digests"`
+	Index   string            `json:"index,omitempty"` // digest of the image index over them
+	Role    string            `json:"role"`
+	Sets    []string          `json:"sets"`
 }
+
+// Digest is that of the manifest for the platform this program runs on; "" if the
+// release has none for it.
+func (i ReleaseImage) Digest() string { return i.Digests[runtime.GOOS+"/"+runtime.GOARCH] }
 
 // EmbeddedRelease is the release this program was built for. The zero Release means
 // that it was built for none.

@@ -2,18 +2,17 @@ package trust
 
 import (
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
 // Pinned admits a reference with the digest that the policy pins it to, without
 // any signature: the digest came with the program, so bytes that match it are
-// the release's. It is false where nothing is pinned, or the pins disagree.
+// the release's. It is false where nothing is pinned, or more than one digest.
 func (p Policy) Pinned(ref name.Tag) (Admitted, bool) {
-	_, pin, err := p.look(ref)
-	if err != nil || pin == (v1.Hash{}) {
+	_, pins, err := p.look(ref)
+	if err != nil || len(pins) != 1 {
 		return Admitted{}, false
 	}
-	return Admitted{ref: ref, digest: pin, by: "pinned by the release", valid: true}, true
+	return Admitted{ref: ref, digest: pins[0], by: "pinned by the release", valid: true}, true
 }
 
 // Required reports whether an image must carry a trusted signature to be

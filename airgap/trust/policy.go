@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -49,9 +50,9 @@ type Policy struct {
 	// ReleaseKeys came with the program, OperatorKeys from the host's administrator.
 	// Both may sign any image.
 	ReleaseKeys, OperatorKeys []Key
-	// Pins maps a full reference to the digest that its manifest must have, whoever
-	// signed it. The registry is not compared: a mirror may carry the image.
-	Pins map[string]v1.Hash
+	// Pins maps a full reference to the digests that its manifest may have, one a
+	// platform, whoever signed it. The registry is not compared: a mirror may carry the image.
+	Pins map[string][]v1.Hash
 	// System names further references whose repositories count as system images;
 	// the repositories in Pins always do.
 	System []string
@@ -117,12 +118,12 @@ func (p Policy) Admit(ref name.Tag, manifest v1.Hash, sigs []Signature) (Admitte
 	default:
 		return refuse(ReasonPolicy, "verification mode %q is not known: use system, all or off", string(p.Mode))
 	}
-	system, pin, err := p.look(ref)
+	system, pins, err := p.look(ref)
 	if err != nil {
 		return refuse(ReasonPolicy, "%v", err)
 	}
-	if pin != (v1.Hash{}) && pin != manifest {
-		return refuse(ReasonPinned, "this release has %s under that name; use the bundle of this release, or the rke2 of that one", pin)
+	if len(pins) > 0 && !slices.Contains(pins, manifest) {
+		return refuse(ReasonPinned, "this release has %s under that name; use the bundle of this release, or the rke2 of that one", join(pins))
 	}
 	// With nothing to tell system images by, every image might be one.
 	required := p.Mode != ModeSystem || system || len(p.Pins)+len(p.System) == 0
@@ -143,18 +144,23 @@ func (p Policy) Admit(ref name.Tag, manifest v1.Hash, sigs []Signature) (Admitte
 	return refuse(closest.Reason, "%s", closest.Detail)
 }
 
-// look finds out whether ref is a system image, and the digest that it is pinned
-// to, if any. A pin for exactly ref wins over pins of the same path and tag at
+// look finds out whether ref is a system image, and the digests that it is pinned to, if
+// any: one a platform. Pins for exactly ref win over pins of the same path and tag at
 // other registries; those must agree among themselves.
-func (p Policy) look(ref name.Tag) (system bool, pin v1.Hash, err error) {
-	var exact, elsewhere []v1.Hash
-	for full, h := range p.Pins {
+func (p Policy) look(ref name.Tag) (system bool, pins []v1.Hash, err error) {
+	var exact, elsewhere [][]v1.Hash
+	for full, digests := range p.Pins {
 		t, err := name.NewTag(full, name.StrictValidation)
 		if err != nil {
-			return false, v1.Hash{}, fmt.Errorf("pinned reference %q: %w", full, err)
+			return false, nil, fmt.Errorf("pinned reference %q: %w", full, err)
 		}
-		if h.Algorithm != "sha256" || len(h.Hex) != 64 {
-			return false, v1.Hash{}, fmt.Errorf("pinned reference %q has no sha256 digest", full)
+		if len(digests) == 0 {
+			return false, nil, fmt.Errorf("pinned reference %q has no digest", full)
+		}
+		for _, h := range digests {
+			if h.Algorithm != "sha256" || len(h.Hex) != 64 {
+				return false, nil, fmt.Errorf("pinned reference %q has no sha256 digest", full)
+			}
 		}
 		if t.RepositoryStr() != ref.RepositoryStr() {
 			continue
@@ -163,29 +169,37 @@ func (p Policy) look(ref name.Tag) (system bool, pin v1.Hash, err error) {
 		switch {
 		case t.TagStr() != ref.TagStr():
 		case t.RegistryStr() == ref.RegistryStr():
-			exact = append(exact, h)
+			exact = append(exact, digests)
 		default:
-			elsewhere = append(elsewhere, h)
+			elsewhere = append(elsewhere, digests)
 		}
 	}
 	for _, s := range p.System {
 		r, err := name.ParseReference(s)
 		if err != nil {
-			return false, v1.Hash{}, fmt.Errorf("system image %q: %w", s, err)
+			return false, nil, fmt.Errorf("system image %q: %w", s, err)
 		}
 		system = system || r.Context().RepositoryStr() == ref.RepositoryStr()
 	}
-	pins := exact
-	if len(pins) == 0 {
-		pins = elsewhere
+	found := exact
+	if len(found) == 0 {
+		found = elsewhere
 	}
-	for _, h := range pins {
-		if h != pins[0] {
-			return false, v1.Hash{}, fmt.Errorf("%s:%s is pinned to two digests", ref.RepositoryStr(), ref.TagStr())
+	for _, digests := range found {
+		if !slices.Equal(digests, found[0]) {
+			return false, nil, fmt.Errorf("%s:%s is pinned to different digests", ref.RepositoryStr(), ref.TagStr())
 		}
-		pin = h
+		pins = digests
 	}
-	return system, pin, nil
+	return system, pins, nil
+}
+
+func join(digests []v1.Hash) string {
+	var out []string
+	for _, d := range digests {
+		out = append(out, d.String())
+	}
+	return strings.Join(out, " or ")
 }
 
 // check verifies one signature with every key, and then what it claims.

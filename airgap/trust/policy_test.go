@@ -98,7 +98,7 @@ func TestAdmit(t *testing.T) {
 	releaseKey, opsKey := release.key(t, ReleaseSource), ops.key(t, "/trust/ops.pub")
 	tagged := map[string]any{ClaimTag: tag}
 	signed := release.sign(t, body(repo, good, tagged))
-	pins := map[string]v1.Hash{runtime: good, "docker.io/rancher/hardened-etcd:v3": other}
+	pins := map[string][]v1.Hash{runtime: {good}, "docker.io/rancher/hardened-etcd:v3": {other}}
 	system := Policy{Mode: ModeSystem, ReleaseKeys: []Key{releaseKey}, Pins: pins}
 	with := func(p Policy, change func(*Policy)) Policy { change(&p); return p }
 	all := with(system, func(p *Policy) { p.Mode, p.Pins = ModeAll, nil })
@@ -159,11 +159,11 @@ func TestAdmit(t *testing.T) {
 		{"the same, signed by the operator", with(system, func(p *Policy) { p.OperatorKeys = []Key{opsKey} }), runtime, other,
 			[]Signature{ops.sign(t, body(repo, other, tagged))}, ReasonPinned, ""},
 		{"pins that contradict", with(system, func(p *Policy) {
-			p.Pins = map[string]v1.Hash{"a.example/rancher/x:v1": good, "b.example/rancher/x:v1": other}
+			p.Pins = map[string][]v1.Hash{"a.example/rancher/x:v1": {good}, "b.example/rancher/x:v1": {other}}
 		}), "docker.io/rancher/x:v1", good, []Signature{signed}, ReasonPolicy, ""},
-		{"a pin that is no reference", with(system, func(p *Policy) { p.Pins = map[string]v1.Hash{"???": good} }),
+		{"a pin that is no reference", with(system, func(p *Policy) { p.Pins = map[string][]v1.Hash{"???": {good}} }),
 			runtime, good, []Signature{signed}, ReasonPolicy, ""},
-		{"a pin without a digest", with(system, func(p *Policy) { p.Pins = map[string]v1.Hash{runtime: {}} }),
+		{"a pin without a digest", with(system, func(p *Policy) { p.Pins = map[string][]v1.Hash{runtime: {{}}} }),
 			runtime, good, []Signature{signed}, ReasonPolicy, ""},
 		{"no digest", system, runtime, v1.Hash{}, []Signature{signed}, ReasonPolicy, ""},
 		{"no digest, verification off", Policy{Mode: ModeOff}, runtime, v1.Hash{}, nil, ReasonPolicy, ""},
@@ -205,8 +205,8 @@ func TestAdmit(t *testing.T) {
 
 func TestExactPinWins(t *testing.T) {
 	s := ecdsaSigner(t)
-	p := Policy{Mode: ModeSystem, ReleaseKeys: []Key{s.key(t, ReleaseSource)}, Pins: map[string]v1.Hash{
-		runtime: good, "a.example/rancher/rke2-runtime:" + tag: other, "b.example/rancher/rke2-runtime:" + tag: other,
+	p := Policy{Mode: ModeSystem, ReleaseKeys: []Key{s.key(t, ReleaseSource)}, Pins: map[string][]v1.Hash{
+		runtime: {good}, "a.example/rancher/rke2-runtime:" + tag: {other}, "b.example/rancher/rke2-runtime:" + tag: {other},
 	}}
 	ref, _ := name.NewTag(runtime)
 	for range 20 { // whatever the map's order
@@ -217,8 +217,8 @@ func TestExactPinWins(t *testing.T) {
 }
 
 func TestPinned(t *testing.T) {
-	pins := map[string]v1.Hash{runtime: good}
-	twice := map[string]v1.Hash{"a.example/rancher/x:v1": good, "b.example/rancher/x:v1": other}
+	pins := map[string][]v1.Hash{runtime: {good}}
+	twice := map[string][]v1.Hash{"a.example/rancher/x:v1": {good}, "b.example/rancher/x:v1": {other}}
 	for _, c := range []struct {
 		what   string
 		policy Policy
@@ -246,9 +246,9 @@ func TestPinned(t *testing.T) {
 
 // TestRequired: what Admit refuses without a signature, and nothing else, requires one.
 func TestRequired(t *testing.T) {
-	pins := map[string]v1.Hash{runtime: good}
+	pins := map[string][]v1.Hash{runtime: {good}}
 	for _, p := range []Policy{{}, {Mode: ModeAll}, {Mode: ModeOff}, {Mode: "none"}, {Mode: ModeSystem}, {Mode: ModeSystem, Pins: pins},
-		{Mode: ModeSystem, Pins: pins, System: []string{"rancher/x"}}, {Mode: ModeSystem, Pins: map[string]v1.Hash{"???": good}}} {
+		{Mode: ModeSystem, Pins: pins, System: []string{"rancher/x"}}, {Mode: ModeSystem, Pins: map[string][]v1.Hash{"???": {good}}}} {
 		for _, r := range []string{runtime, "docker.io/library/busybox:latest", "mirror.example/rancher/x:v1"} {
 			ref, err := name.NewTag(r)
 			if err != nil {

@@ -29,6 +29,8 @@ func check(path string, c images.Component, fips string, p Platform) (crypto, go
 			return "", "", fmt.Errorf("%s was not built with boringcrypto: its build info says GOEXPERIMENT=%q", path, settings["GOEXPERIMENT"])
 		}
 		crypto = "boringcrypto"
+	case images.NoCrypto:
+		crypto = "none"
 	default:
 		// The snapshot's name is the version and its hash: v1.0.0-c2097c7c in form.
 		crypto = settings["GOFIPS140"]

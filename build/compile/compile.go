@@ -28,18 +28,18 @@ const (
 	scheme = 1
 )
 
-// Compiler builds components for one platform.
+// Compiler builds components of Go modules.
 type Compiler struct {
-	cache    *cache.Cache
-	tools    *toolchain
-	fips     string
-	platform Platform
+	cache *cache.Cache
+	tools *toolchain
+	fips  string
 }
 
 // Artifact is a component's commands.
 type Artifact struct {
 	Component string        `json:"component"`
 	Version   string        `json:"version"`
+	Platform  Platform      `json:"platform"`
 	Binaries  []Binary      `json:"binaries"`
 	Cached    bool          `json:"cached"` // nothing was built
 	Elapsed   time.Duration `json:"elapsed"`
@@ -57,12 +57,12 @@ type Binary struct {
 
 // New asks the installed toolchain for its versions. fips is the version of the Go
 // Cryptographic Module.
-func New(ctx context.Context, c *cache.Cache, fips string, p Platform) (*Compiler, error) {
+func New(ctx context.Context, c *cache.Cache, fips string) (*Compiler, error) {
 	t, err := detect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &Compiler{cache: c, tools: t, fips: fips, platform: p}, nil
+	return &Compiler{cache: c, tools: t, fips: fips}, nil
 }
 
 // input is everything that a binary depends on.
@@ -93,9 +93,9 @@ type Hooks struct {
 }
 
 // Compile gives the component's commands, building those that the cache doesn't have.
-func (c *Compiler) Compile(ctx context.Context, comp images.Component, hooks Hooks) (Artifact, error) {
+func (c *Compiler) Compile(ctx context.Context, comp images.Component, p Platform, hooks Hooks) (Artifact, error) {
 	start := time.Now()
-	jobs, settings, err := c.plan(ctx, comp)
+	jobs, settings, err := c.plan(ctx, comp, p)
 	if err != nil {
 		return Artifact{}, err
 	}
@@ -120,7 +120,7 @@ func (c *Compiler) Compile(ctx context.Context, comp images.Component, hooks Hoo
 		hooks.Building(names)
 	}
 	for _, group := range groups(missing) {
-		built, err := c.build(ctx, comp, group, settings, hooks.Verbose)
+		built, err := c.build(ctx, comp, p, group, settings, hooks.Verbose)
 		if err != nil {
 			return Artifact{}, err
 		}
@@ -128,7 +128,7 @@ func (c *Compiler) Compile(ctx context.Context, comp images.Component, hooks Hoo
 			found[b.Name] = b
 		}
 	}
-	a := Artifact{Component: comp.Name, Version: comp.Version, Cached: len(missing) == 0, Elapsed: time.Since(start)}
+	a := Artifact{Component: comp.Name, Version: comp.Version, Platform: p, Cached: len(missing) == 0, Elapsed: time.Since(start)}
 	for _, j := range jobs {
 		a.Binaries = append(a.Binaries, found[j.binary.Name])
 	}
@@ -136,12 +136,12 @@ func (c *Compiler) Compile(ctx context.Context, comp images.Component, hooks Hoo
 }
 
 // Cached gives the component's commands if all of them were built before.
-func (c *Compiler) Cached(ctx context.Context, comp images.Component) (Artifact, bool, error) {
-	jobs, _, err := c.plan(ctx, comp)
+func (c *Compiler) Cached(ctx context.Context, comp images.Component, p Platform) (Artifact, bool, error) {
+	jobs, _, err := c.plan(ctx, comp, p)
 	if err != nil {
 		return Artifact{}, false, err
 	}
-	a := Artifact{Component: comp.Name, Version: comp.Version, Cached: true}
+	a := Artifact{Component: comp.Name, Version: comp.Version, Platform: p, Cached: true}
 	for _, j := range jobs {
 		b, ok, err := c.lookup(j)
 		if err != nil || !ok {
@@ -152,24 +152,30 @@ func (c *Compiler) Cached(ctx context.Context, comp images.Component) (Artifact,
 	return a, true, nil
 }
 
-func (c *Compiler) plan(ctx context.Context, comp images.Component) ([]job, map[string]string, error) {
+func (c *Compiler) plan(ctx context.Context, comp images.Component, p Platform) ([]job, map[string]string, error) {
 	sources, err := hashSources(comp.Dir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("component %s: %w", comp.Name, err)
 	}
-	libs, err := c.tools.libraries(ctx, comp)
-	if err != nil {
-		return nil, nil, err
+	var cc compilerC
+	var libs map[string]string
+	if usesCgo(comp) {
+		if cc, err = c.tools.compilerFor(ctx, p); err != nil {
+			return nil, nil, fmt.Errorf("component %s: %w", comp.Name, err)
+		}
+		if libs, err = cc.libraries(ctx, comp); err != nil {
+			return nil, nil, err
+		}
 	}
-	settings := c.tools.settings(comp, c.fips, c.platform)
+	settings := c.tools.settings(comp, c.fips, p, cc)
 	var jobs []job
 	for _, b := range comp.Binaries {
 		in := input{
-			Scheme: scheme, Go: c.tools.version, Libraries: libs, Platform: c.platform,
+			Scheme: scheme, Go: c.tools.version, Libraries: libs, Platform: p,
 			Settings: settings, Sources: sources, Package: b.Package, Args: buildArgs(comp, b), Crypto: comp.Crypto,
 		}
 		if usesCgo(comp) {
-			in.CC = c.tools.ccID
+			in.CC = cc.id
 		}
 		key, err := cache.Key(in)
 		if err != nil {
@@ -215,7 +221,7 @@ func groups(jobs []job) [][]job {
 	return out
 }
 
-func (c *Compiler) build(ctx context.Context, comp images.Component, group []job, settings map[string]string, verbose io.Writer) ([]Binary, error) {
+func (c *Compiler) build(ctx context.Context, comp images.Component, p Platform, group []job, settings map[string]string, verbose io.Writer) ([]Binary, error) {
 	work, err := c.cache.TempDir()
 	if err != nil {
 		return nil, fmt.Errorf("compiling %s: %w", comp.Name, err)
@@ -252,7 +258,7 @@ func (c *Compiler) build(ctx context.Context, comp images.Component, group []job
 		if len(group) > 1 {
 			from = filepath.Join(work, images.CommandName(j.binary.Package))
 		}
-		b, err := c.keep(comp, j, from)
+		b, err := c.keep(comp, p, j, from)
 		if err != nil {
 			return nil, err
 		}
@@ -262,8 +268,8 @@ func (c *Compiler) build(ctx context.Context, comp images.Component, group []job
 }
 
 // keep checks a binary and puts it into the cache.
-func (c *Compiler) keep(comp images.Component, j job, from string) (Binary, error) {
-	crypto, goVersion, err := check(from, comp, c.fips, c.platform)
+func (c *Compiler) keep(comp images.Component, p Platform, j job, from string) (Binary, error) {
+	crypto, goVersion, err := check(from, comp, c.fips, p)
 	if err != nil {
 		return Binary{}, fmt.Errorf("component %s: %w", comp.Name, err)
 	}

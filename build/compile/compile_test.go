@@ -53,7 +53,7 @@ func newCompiler(t *testing.T) *Compiler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	compiler, err := New(context.Background(), c, fips, host)
+	compiler, err := New(context.Background(), c, fips)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func newCompiler(t *testing.T) *Compiler {
 func compile(t *testing.T, c *Compiler, comp images.Component) (Artifact, []string) {
 	t.Helper()
 	var built []string
-	a, err := c.Compile(context.Background(), comp, Hooks{Building: func(b []string) { built = b }})
+	a, err := c.Compile(context.Background(), comp, host, Hooks{Building: func(b []string) { built = b }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func run(t *testing.T, path string, args ...string) string {
 
 func TestSecondRunBuildsNothing(t *testing.T) {
 	c, comp := newCompiler(t), tiny(t)
-	if _, ok, err := c.Cached(context.Background(), comp); ok || err != nil {
+	if _, ok, err := c.Cached(context.Background(), comp, host); ok || err != nil {
 		t.Fatalf("cached before it was built: %v, %v", ok, err)
 	}
 	first, built := compile(t, c, comp)
@@ -103,7 +103,7 @@ func TestSecondRunBuildsNothing(t *testing.T) {
 	if len(built) != 0 || second.Binaries[0] != b {
 		t.Errorf("second run built %v: %+v", built, second.Binaries[0])
 	}
-	if a, ok, err := c.Cached(context.Background(), comp); !ok || err != nil || a.Binaries[0] != b {
+	if a, ok, err := c.Cached(context.Background(), comp, host); !ok || err != nil || a.Binaries[0] != b {
 		t.Errorf("Cached: %+v, %v, %v", a, ok, err)
 	}
 }
@@ -142,7 +142,7 @@ func TestWhatIsBuiltAgain(t *testing.T) {
 // key is what the first binary is kept under.
 func key(t *testing.T, c *Compiler, comp images.Component) string {
 	t.Helper()
-	jobs, _, err := c.plan(context.Background(), comp)
+	jobs, _, err := c.plan(context.Background(), comp, host)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,11 +220,11 @@ func TestDamagedCache(t *testing.T) {
 func TestFailedBuild(t *testing.T) {
 	c, comp := newCompiler(t), tiny(t)
 	put(t, comp.Dir, "main.go", "package main\n\nfunc main() { undefined() }\n")
-	_, err := c.Compile(context.Background(), comp, Hooks{})
+	_, err := c.Compile(context.Background(), comp, host, Hooks{})
 	if err == nil || !strings.Contains(err.Error(), "compiling tiny") || !strings.Contains(err.Error(), "main.go:3:15: undefined") {
 		t.Errorf("got %v", err)
 	}
-	if _, ok, err := c.Cached(context.Background(), comp); ok || err != nil {
+	if _, ok, err := c.Cached(context.Background(), comp, host); ok || err != nil {
 		t.Errorf("cached: %v, %v", ok, err)
 	}
 }
@@ -237,7 +237,7 @@ func TestModuleFilesAreNotChanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Compile(context.Background(), comp, Hooks{}); err == nil || !strings.Contains(err.Error(), "golang.org/x/mod") {
+	if _, err := c.Compile(context.Background(), comp, host, Hooks{}); err == nil || !strings.Contains(err.Error(), "golang.org/x/mod") {
 		t.Errorf("got %v", err)
 	}
 	if after, _ := os.ReadFile(filepath.Join(comp.Dir, "go.mod")); string(after) != string(before) {
@@ -296,7 +296,7 @@ func TestCgoIsStaticToo(t *testing.T) {
 		t.Errorf("it says %q", got)
 	}
 	comp.Cgo.Libraries = []images.Library{{File: "libnowhere.a", Package: "libnowhere-dev"}}
-	_, err := c.Compile(context.Background(), comp, Hooks{})
+	_, err := c.Compile(context.Background(), comp, host, Hooks{})
 	if err == nil || !strings.Contains(err.Error(), "apt-get install libnowhere-dev") {
 		t.Errorf("a missing library: %v", err)
 	}
@@ -305,7 +305,7 @@ func TestCgoIsStaticToo(t *testing.T) {
 func TestCancelled(t *testing.T) {
 	c, comp := newCompiler(t), tiny(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	_, err := c.Compile(ctx, comp, Hooks{Building: func([]string) { cancel() }})
+	_, err := c.Compile(ctx, comp, host, Hooks{Building: func([]string) { cancel() }})
 	if err == nil || !strings.Contains(err.Error(), "context canceled") {
 		t.Errorf("got %v", err)
 	}

@@ -27,6 +27,7 @@ type Image struct {
 	Config     []byte
 	Descriptor v1.Descriptor // of Manifest, with the platform
 	Layers     []layer.Layer
+	Files      []layer.File // all that is in it, sorted by path
 }
 
 // Options are what an image depends on besides its Dockerfile.
@@ -81,7 +82,9 @@ func (d *Dockerfile) Build(o Options) (Image, error) {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, made[i].DiffID)
 		manifest.Layers = append(manifest.Layers, made[i].Descriptor())
 		img.Layers = append(img.Layers, made[i])
+		img.Files = append(img.Files, p.files...)
 	}
+	sort.Slice(img.Files, func(i, j int) bool { return img.Files[i].Path < img.Files[j].Path })
 	if img.Config, err = encode(config); err != nil {
 		return Image{}, err
 	}

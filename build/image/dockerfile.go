@@ -89,23 +89,32 @@ func Read(path string, args map[string]string) (*Dockerfile, error) {
 	return r.file, nil
 }
 
-// Contexts lists the named contexts that the file uses, sorted.
-func (d *Dockerfile) Contexts() []string {
-	seen := map[string]bool{}
+// Use is a named context that a Dockerfile uses.
+type Use struct {
+	Name string
+	Line int // where it is first named
+}
+
+// Uses lists the named contexts that the file uses, sorted by name.
+func (d *Dockerfile) Uses() []Use {
+	seen := map[string]int{}
 	if d.base != Scratch {
-		seen[d.base] = true
+		seen[d.base] = d.from
 	}
 	for _, s := range d.steps {
-		if s.copy != nil && s.copy.from != "" {
-			seen[s.copy.from] = true
+		if s.copy == nil || s.copy.from == "" {
+			continue
+		}
+		if _, ok := seen[s.copy.from]; !ok {
+			seen[s.copy.from] = s.line
 		}
 	}
-	names := make([]string, 0, len(seen))
-	for n := range seen {
-		names = append(names, n)
+	uses := make([]Use, 0, len(seen))
+	for n, line := range seen {
+		uses = append(uses, Use{Name: n, Line: line})
 	}
-	sort.Strings(names)
-	return names
+	sort.Slice(uses, func(i, j int) bool { return uses[i].Name < uses[j].Name })
+	return uses
 }
 
 // Config is the image configuration that the file asks for.

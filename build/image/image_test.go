@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -207,7 +208,7 @@ func TestContexts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(d.Contexts(), " "); got != "kubelet share" {
+	if got := fmt.Sprint(d.Uses()); got != "[{kubelet 1} {share 2}]" {
 		t.Errorf("contexts %s", got)
 	}
 }

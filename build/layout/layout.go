@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -29,6 +30,7 @@ const (
 	Kind      = "kind"                              // what cosign save writes: KindImage or KindSigs
 	KindImage = "dev.cosignproject.cosign/image"
 	KindSigs  = "dev.cosignproject.cosign/sigs"
+	KindAtts  = "dev.cosignproject.cosign/atts" // attestations
 )
 
 const temporary = ".tmp-"
@@ -102,6 +104,23 @@ func (l *Layout) Read(h v1.Hash) ([]byte, error) {
 	return data, nil
 }
 
+// Platforms gives the manifests of an index entry: those of the image index that it is,
+// or the entry itself.
+func (l *Layout) Platforms(d v1.Descriptor) ([]v1.Descriptor, error) {
+	if !d.MediaType.IsIndex() {
+		return []v1.Descriptor{d}, nil
+	}
+	data, err := l.Read(d.Digest)
+	if err != nil {
+		return nil, err
+	}
+	m, err := v1.ParseIndexManifest(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("reading image index %s: %w", d.Digest, err)
+	}
+	return m.Manifests, nil
+}
+
 // Put stores a small blob.
 func (l *Layout) Put(data []byte) (v1.Hash, error) {
 	h := sum(data)
@@ -165,10 +184,21 @@ func (l *Layout) Commit(manifests []v1.Descriptor) error {
 // reachable gives the names of all blobs of the manifests, each of which must be there.
 func (l *Layout) reachable(manifests []v1.Descriptor) (map[string]bool, error) {
 	keep := map[string]bool{}
-	for _, d := range manifests {
+	for todo := slices.Clone(manifests); len(todo) > 0; {
+		d := todo[0]
+		todo = todo[1:]
 		data, err := l.Read(d.Digest)
 		if err != nil {
 			return nil, err
+		}
+		if d.MediaType.IsIndex() {
+			below, err := v1.ParseIndexManifest(bytes.NewReader(data))
+			if err != nil {
+				return nil, fmt.Errorf("reading image index %s: %w", d.Digest, err)
+			}
+			keep[d.Digest.Hex] = true
+			todo = append(todo, below.Manifests...)
+			continue
 		}
 		m, err := v1.ParseManifest(bytes.NewReader(data))
 		if err != nil {

@@ -15,8 +15,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ggcr "github.com/google/go-containerregistry/pkg/v1/layout"
 
+	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/cache"
-	"github.com/rancher/rke2/build/compile"
 	"github.com/rancher/rke2/build/layout"
 	"github.com/rancher/rke2/build/sign"
 	"github.com/rancher/rke2/images"
@@ -101,10 +101,10 @@ func start(t *testing.T, root, cacheDir string) *run {
 	r := &run{root: root}
 	r.Pipeline, err = New(ctx, Settings{
 		Tree: tree, Cache: c, Out: filepath.Join(root, "dist"),
-		Naming:   images.Naming{Registry: tree.Product.Registry, Repo: tree.Product.Repo},
-		Epoch:    time.Unix(0, 0),
-		Platform: compile.Platform{OS: "linux", Arch: runtime.GOARCH},
-		Report:   func(e Event) { r.events = append(r.events, e) },
+		Naming:    images.Naming{Registry: tree.Product.Registry, Repo: tree.Product.Repo},
+		Epoch:     time.Unix(0, 0),
+		Platforms: []artifact.Platform{{OS: "linux", Arch: runtime.GOARCH}}, Jobs: 2,
+		Report: func(e Event) { r.events = append(r.events, e) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -233,39 +233,38 @@ func TestIndex(t *testing.T) {
 	r := start(t, project(t), t.TempDir())
 	m := all(t, r, key(t))
 	var refs []string
-	for i, d := range m.Manifests {
-		switch {
-		case i < 3:
-			refs = append(refs, d.Annotations[layout.RefName])
-			if d.Annotations[layout.Kind] != layout.KindImage || d.Annotations[layout.ImageName] != d.Annotations[layout.RefName] {
-				t.Errorf("entry %d: %v", i, d.Annotations)
-			}
-		default:
-			if d.Annotations[layout.Kind] != layout.KindSigs || d.Annotations[layout.RefName] != "" || d.Annotations[layout.Signs] != m.Manifests[i-3].Digest.String() {
-				t.Errorf("entry %d: %v", i, d.Annotations)
-			}
+	var want []string // subjects of signatures and attestations, in order
+	layers := map[string]int{}
+	for i, d := range m.Manifests[:3] {
+		refs = append(refs, d.Annotations[layout.RefName])
+		if d.Annotations[layout.Kind] != layout.KindImage || d.Annotations[layout.ImageName] != d.Annotations[layout.RefName] || !d.MediaType.IsIndex() {
+			t.Errorf("entry %d: %s %v", i, d.MediaType, d.Annotations)
+		}
+		of := platforms(t, r, d)
+		if len(of) != 1 || of[0].Platform == nil || of[0].Platform.Architecture != runtime.GOARCH {
+			t.Errorf("platforms %+v", of)
+		}
+		want = append(want, "sigs "+d.Digest.String(), "sigs "+of[0].Digest.String(), "atts "+of[0].Digest.String())
+		// One component, one layer, in both images.
+		for _, l := range manifest(t, r, of[0]).Layers {
+			layers[l.Digest.String()]++
 		}
 	}
-	if len(m.Manifests) != 6 || strings.Join(refs, " ") != "docker.io/rancher/hardened-app:v1.35.4-rke2r1 docker.io/rancher/mirrored-pause:v0.1.0-rke2r1 docker.io/rancher/runtime:v1.35.4-rke2r1" {
-		t.Errorf("%d entries, images %v", len(m.Manifests), refs)
+	var got []string
+	for _, d := range m.Manifests[3:] {
+		if d.Annotations[layout.RefName] != "" {
+			t.Errorf("what is attached has a name: %v", d.Annotations)
+		}
+		got = append(got, filepath.Base(d.Annotations[layout.Kind])+" "+d.Annotations[layout.Signs])
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("attached\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if strings.Join(refs, " ") != "docker.io/rancher/hardened-app:v1.35.4-rke2r1 docker.io/rancher/mirrored-pause:v0.1.0-rke2r1 docker.io/rancher/runtime:v1.35.4-rke2r1" {
+		t.Errorf("images %v", refs)
 	}
 	if got := m.Manifests[0].Annotations[layout.Sets]; got != "app,core" {
 		t.Errorf("sets %q", got)
-	}
-	// One component, one layer, in both images.
-	layers := map[string]int{}
-	for _, d := range m.Manifests[:3] {
-		img, err := ggcr.Path(r.Layout()).Image(d.Digest)
-		if err != nil {
-			t.Fatal(err)
-		}
-		manifest, err := img.Manifest()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, l := range manifest.Layers {
-			layers[l.Digest.String()]++
-		}
 	}
 	shared := 0
 	for _, n := range layers {
@@ -276,6 +275,50 @@ func TestIndex(t *testing.T) {
 	if shared != 1 {
 		t.Errorf("%d layers are shared: %v", shared, layers)
 	}
+}
+
+func platforms(t *testing.T, r *run, d v1.Descriptor) []v1.Descriptor {
+	t.Helper()
+	index, err := ggcr.Path(r.Layout()).ImageIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	below, err := index.ImageIndex(d.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := below.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Manifests
+}
+
+func manifest(t *testing.T, r *run, d v1.Descriptor) v1.Manifest {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(r.Layout(), "blobs", d.Digest.Algorithm, d.Digest.Hex))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m v1.Manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// what gives the subject of an index entry: its own name, or that of the image that it
+// is attached to.
+func what(t *testing.T, r *run, m v1.IndexManifest, d v1.Descriptor) string {
+	t.Helper()
+	for _, img := range m.Manifests[:3] {
+		for _, s := range append(platforms(t, r, img), img) {
+			if s.Digest == d.Digest || s.Digest.String() == d.Annotations[layout.Signs] {
+				return img.Annotations[layout.RefName]
+			}
+		}
+	}
+	return ""
 }
 
 // A change goes as far as it must: its component, the images with it, their signatures.
@@ -290,7 +333,7 @@ func TestChange(t *testing.T) {
 	}
 	for i := range before.Manifests {
 		changed := before.Manifests[i].Digest != after.Manifests[i].Digest
-		if pause := i == 1 || i == 4; changed != pause {
+		if pause := strings.Contains(what(t, r, after, after.Manifests[i]), "pause"); changed != pause {
 			t.Errorf("entry %d changed: %v", i, changed)
 		}
 	}
@@ -303,17 +346,15 @@ func TestChange(t *testing.T) {
 func reachable(t *testing.T, r *run, m v1.IndexManifest) map[string]bool {
 	t.Helper()
 	out := map[string]bool{}
-	for _, d := range m.Manifests {
+	for todo := m.Manifests; len(todo) > 0; todo = todo[1:] {
+		d := todo[0]
 		out[d.Digest.Hex] = true
-		img, err := ggcr.Path(r.Layout()).Image(d.Digest)
-		if err != nil {
-			t.Fatal(err)
+		if d.MediaType.IsIndex() {
+			todo = append(todo, platforms(t, r, d)...)
+			continue
 		}
-		manifest, err := img.Manifest()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, b := range append(manifest.Layers, manifest.Config) {
+		m := manifest(t, r, d)
+		for _, b := range append(m.Layers, m.Config) {
 			out[b.Digest.Hex] = true
 		}
 	}
@@ -330,7 +371,7 @@ func TestOneImage(t *testing.T) {
 		t.Errorf("signing nothing: %v", err)
 	}
 	built, err := r.Images(ctx, []string{"mirrored-pause"})
-	if err != nil || len(built) != 1 || built[0].Layers != 1 || built[0].Size == 0 {
+	if err != nil || len(built) != 1 || built[0].Platforms[0].Layers != 1 || built[0].Platforms[0].Size == 0 {
 		t.Fatalf("%+v, %v", built, err)
 	}
 	if got := r.built(); got != "compile pause, image mirrored-pause" {
@@ -350,7 +391,7 @@ func TestOneImage(t *testing.T) {
 	if _, err := r.Images(ctx, []string{"mirrored-pause"}); err != nil {
 		t.Fatal(err)
 	}
-	if after := index(t, r); len(after.Manifests) != 6 || len(before.Manifests) != 6 {
+	if after := index(t, r); len(after.Manifests) != 12 || len(before.Manifests) != 12 {
 		t.Errorf("%d entries, then %d", len(before.Manifests), len(after.Manifests))
 	}
 	if _, err := r.Release(key(t)); err == nil || !strings.Contains(err.Error(), "is not signed by this key") {
@@ -373,7 +414,7 @@ func TestAnotherKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := all(t, r, release)
-	if len(m.Manifests) != 6 {
+	if len(m.Manifests) != 12 {
 		t.Fatalf("%d entries", len(m.Manifests))
 	}
 	for i := range m.Manifests {
@@ -410,7 +451,7 @@ func TestRelease(t *testing.T) {
 		t.Errorf("%+v", rel)
 	}
 	app, ok := rel.Image("app")
-	if !ok || app.Digest != m.Manifests[0].Digest.String() || app.Reference != m.Manifests[0].Annotations[layout.RefName] || strings.Join(app.Sets, ",") != "app,core" {
+	if !ok || app.Index != m.Manifests[0].Digest.String() || app.Digest() != platforms(t, r, m.Manifests[0])[0].Digest.String() || app.Reference != m.Manifests[0].Annotations[layout.RefName] || strings.Join(app.Sets, ",") != "app,core" {
 		t.Errorf("%+v", app)
 	}
 	// The overlay names both files absolutely, as go build wants them.
@@ -431,7 +472,7 @@ func TestMistakes(t *testing.T) {
 	root := project(t)
 	put(t, filepath.Join(root, "images/pause/Dockerfile"), "FROM scratch\nCOPY --from=paws / /\n")
 	r := start(t, root, t.TempDir())
-	if _, err := r.Images(ctx, nil); err == nil || !strings.Contains(err.Error(), "--from=paws: no component makes a binary of that name") {
+	if _, err := r.Images(ctx, nil); err == nil || !strings.Contains(err.Error(), "Dockerfile:2: build context \"paws\": no component makes a binary") {
 		t.Errorf("got %v", err)
 	}
 	if len(r.events) > 0 {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -15,6 +16,7 @@ import (
 	"github.com/rancher/rke2/build/compile"
 	"github.com/rancher/rke2/build/pipeline"
 	"github.com/rancher/rke2/build/sign"
+	"github.com/rancher/rke2/images"
 )
 
 func newList(f *flags) *cobra.Command {
@@ -52,23 +54,28 @@ build cache; a component that isn't built with the present inputs has none.`,
 type row struct {
 	Component   string           `json:"component"`
 	Description string           `json:"description"`
+	Kind        images.Kind      `json:"kind"`
 	Version     string           `json:"version"`
-	Module      string           `json:"module"`
-	Built       bool             `json:"built"`
+	From        string           `json:"from"` // module, Debian packages or upstream image
+	Platform    string           `json:"platform"`
+	Built       bool             `json:"built"`  // of Go modules: all binaries are in the cache
 	Crypto      string           `json:"crypto"` // of the binaries, or as declared
-	Size        int64            `json:"size"`   // bytes, 0 if not built
+	CryptoWhy   string           `json:"cryptoReason,omitempty"`
+	Size        int64            `json:"size"` // bytes, 0 if not built
 	Binaries    []string         `json:"binaries"`
+	Images      []string         `json:"images"`
 	Artifacts   []compile.Binary `json:"artifacts,omitempty"`
 }
 
 func rows(listed []pipeline.Listed) []row {
 	out := []row{}
 	for _, l := range listed {
+		c := l.Component
 		r := row{
-			Component: l.Component.Name, Description: l.Component.Description, Version: l.Component.Version,
-			Module: l.Component.Module, Built: l.Built, Crypto: string(l.Component.Crypto),
+			Component: c.Name, Description: c.Description, Kind: c.Kind, Version: c.Version, From: from(c), Platform: l.Platform.String(),
+			Built: l.Built, Crypto: string(c.Crypto), CryptoWhy: c.CryptoReason, Binaries: []string{}, Images: append([]string{}, l.Images...),
 		}
-		for _, b := range l.Component.Binaries {
+		for _, b := range c.Binaries {
 			r.Binaries = append(r.Binaries, b.Name)
 		}
 		if l.Built {
@@ -83,21 +90,40 @@ func rows(listed []pipeline.Listed) []row {
 	return out
 }
 
+// from says in one line what a component is made from.
+func from(c images.Component) string {
+	switch c.Kind {
+	case images.KindDebian:
+		return "Debian: " + strings.Join(c.Debian.Packages, " ")
+	case images.KindSource:
+		return "Debian source: " + c.Source.Package
+	case images.KindUpstream:
+		return c.Upstream.Image
+	}
+	return c.Module
+}
+
 func printTable(cmd *cobra.Command, listed []pipeline.Listed) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "COMPONENT\tVERSION\tMODULE\tBINARIES\tSIZE\tCRYPTO")
+	fmt.Fprintln(w, "COMPONENT\tVERSION\tFROM\tBINARIES\tSIZE\tCRYPTO\tIMAGES")
 	for _, r := range rows(listed) {
-		component, crypto := r.Component+"\t"+r.Version+"\t"+r.Module, r.Crypto
-		if !r.Built {
+		component, crypto, in := r.Component+"\t"+r.Version+"\t"+r.From, r.Crypto, strings.Join(r.Images, " ")
+		if !r.Built && r.Kind == images.KindGo {
 			crypto = "(" + crypto + ")"
 		}
+		if len(r.Binaries) == 0 {
+			fmt.Fprintf(w, "%s\t-\t-\t%s\t%s\n", component, crypto, in)
+		}
 		for i, b := range r.Binaries {
-			mb := "not built"
-			if r.Built {
+			mb := "-"
+			switch {
+			case r.Built:
 				mb = size(r.Artifacts[i].Size)
+			case r.Kind == images.KindGo:
+				mb = "not built"
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", component, b, mb, crypto)
-			component, crypto = "\t\t", ""
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", component, b, mb, crypto, in)
+			component, crypto, in = "\t\t", "", ""
 		}
 	}
 	return w.Flush()
@@ -125,17 +151,20 @@ binary is goes to standard output.`,
 			if err != nil {
 				return usageError{err}
 			}
-			artifacts, err := p.Compile(cmd.Context(), components)
+			made, err := p.Make(cmd.Context(), components)
 			if err != nil {
 				return err
 			}
 			if asJSON {
-				return printJSON(cmd, artifacts)
+				return printJSON(cmd, madeRows(made))
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			for _, a := range artifacts {
+			for _, a := range madeRows(made) {
+				if len(a.Binaries) == 0 {
+					fmt.Fprintf(w, "%s\t%s\t%s\t%d files\n", a.Component, a.Platform, size(a.Size), a.Files)
+				}
 				for _, b := range a.Binaries {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.Name, size(b.Size), b.Crypto, b.Path)
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", b.Name, a.Platform, size(b.Size), dash(b.Crypto), b.Path)
 				}
 			}
 			return w.Flush()
@@ -143,6 +172,40 @@ binary is goes to standard output.`,
 	}
 	outputFlag(cmd, f)
 	return cmd
+}
+
+// madeRow is a component in compile's JSON form.
+type madeRow struct {
+	Component string           `json:"component"`
+	Version   string           `json:"version"`
+	Platform  string           `json:"platform"`
+	Cached    bool             `json:"cached"`
+	Elapsed   time.Duration    `json:"elapsed"` // nanoseconds
+	Size      int64            `json:"size"`    // bytes
+	Files     int              `json:"files"`
+	Binaries  []compile.Binary `json:"binaries"`
+}
+
+func madeRows(made []pipeline.Made) []madeRow {
+	out := []madeRow{}
+	for _, m := range made {
+		r := madeRow{
+			Component: m.Component, Version: m.Version, Platform: m.Platform.String(), Cached: m.Cached,
+			Elapsed: m.Elapsed, Size: m.Size, Binaries: append([]compile.Binary{}, m.Binaries...),
+		}
+		for _, files := range m.Contexts {
+			r.Files += len(files)
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
 }
 
 func newImage(f *flags) *cobra.Command {
@@ -181,9 +244,11 @@ layout oci/ in the products' folder. The layout's index is replaced last.`,
 
 func printBuilt(cmd *cobra.Command, built []pipeline.Built) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "IMAGE\tSIZE\tLAYERS\tDIGEST")
+	fmt.Fprintln(w, "IMAGE\tPLATFORM\tSIZE\tLAYERS\tDIGEST")
 	for _, b := range built {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", b.Reference, size(b.Size), b.Layers, b.Digest)
+		for _, p := range b.Platforms {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", b.Reference, p.Platform, size(p.Size), p.Layers, p.Digest)
+		}
 	}
 	return w.Flush()
 }

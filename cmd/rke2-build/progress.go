@@ -16,7 +16,7 @@ func newProgress(w io.Writer) *progress { return &progress{w: w} }
 
 func (p *progress) event(e pipeline.Event) {
 	if !e.Done {
-		fmt.Fprintf(p.w, "%-8s %-20s %-18s building %s\n", e.Step, e.Name, e.Detail, strings.Join(e.Binaries, " "))
+		fmt.Fprintf(p.w, "%-8s %-20s %-18s making %s\n", e.Step, e.Name, e.Detail, strings.Join(e.Making, " "))
 		return
 	}
 	state := "built"

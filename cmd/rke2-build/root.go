@@ -14,8 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/cache"
-	"github.com/rancher/rke2/build/compile"
 	"github.com/rancher/rke2/build/pipeline"
 	"github.com/rancher/rke2/build/sign"
 	"github.com/rancher/rke2/images"
@@ -31,6 +31,8 @@ type flags struct {
 	epoch    string
 	key      string
 	output   string
+	platform string
+	jobs     int
 	verbose  bool
 }
 
@@ -76,6 +78,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	p.StringVar(&f.registry, "registry", os.Getenv("REGISTRY"), "registry in the images' names [REGISTRY] (default: of images/product.yaml)")
 	p.StringVar(&f.repo, "repo", os.Getenv("REPO"), "repository prefix in the images' names [REPO] (default: of images/product.yaml)")
 	p.StringVar(&f.epoch, "source-date-epoch", os.Getenv("SOURCE_DATE_EPOCH"), "seconds since 1970 that everything made is dated [SOURCE_DATE_EPOCH] (default: 0)")
+	p.StringVar(&f.platform, "platform", os.Getenv("PLATFORMS"), "platforms to build for, joined by commas: linux/amd64, linux/arm64 [PLATFORMS] (default: this machine's)")
+	p.IntVarP(&f.jobs, "jobs", "j", runtime.GOMAXPROCS(0), "layers compressed at a time; the result does not depend on it")
 	p.BoolVarP(&f.verbose, "verbose", "v", false, "show what compilers say")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newList(f), newCompile(f), newImage(f), newSign(f), newKeygen(), newRelease(f), newAll(f))
@@ -159,14 +163,23 @@ func (f *flags) pipeline(cmd *cobra.Command) (*pipeline.Pipeline, error) {
 			return nil, usageError{fmt.Errorf("--source-date-epoch %q is not a number of seconds since 1970", f.epoch)}
 		}
 	}
+	list := f.platform
+	if list == "" {
+		list = "linux/" + runtime.GOARCH
+	}
+	platforms, err := artifact.ParsePlatforms(list)
+	if err != nil {
+		return nil, usageError{err}
+	}
 	s := pipeline.Settings{
-		Tree:     tree,
-		Cache:    c,
-		Out:      f.outDir(tree),
-		Naming:   images.Naming{Registry: tree.Product.Registry, Repo: tree.Product.Repo},
-		Epoch:    time.Unix(seconds, 0).UTC(),
-		Platform: compile.Platform{OS: "linux", Arch: runtime.GOARCH},
-		Report:   newProgress(cmd.ErrOrStderr()).event,
+		Tree:      tree,
+		Cache:     c,
+		Out:       f.outDir(tree),
+		Naming:    images.Naming{Registry: tree.Product.Registry, Repo: tree.Product.Repo},
+		Epoch:     time.Unix(seconds, 0).UTC(),
+		Platforms: platforms,
+		Jobs:      max(f.jobs, 1),
+		Report:    newProgress(cmd.ErrOrStderr()).event,
 	}
 	if f.registry != "" {
 		s.Naming.Registry = strings.Trim(f.registry, "/")

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -43,15 +45,20 @@ func bundleContext(cmd *cobra.Command) (context.Context, context.CancelFunc) {
 // bundleTrust is what bundles are held against: key files that were named, or else
 // the release's keys and the host's; and the release's pins in any case.
 func bundleTrust(keyFiles []string, trustDir string) (trust.Policy, map[string][]string, error) {
-	policy := trust.Policy{Mode: trust.ModeAll, Pins: map[string]v1.Hash{}}
+	policy := trust.Policy{Mode: trust.ModeAll, Pins: map[string][]v1.Hash{}}
 	release, err := images.EmbeddedRelease()
 	if err != nil {
 		return policy, nil, err
 	}
 	sets := map[string][]string{}
 	for _, img := range release.Images {
-		if policy.Pins[img.Reference], err = v1.NewHash(img.Digest); err != nil {
-			return policy, nil, fmt.Errorf("the release's image %s: %w", img.Reference, err)
+		// Bundles of every platform can be read on any.
+		for _, platform := range slices.Sorted(maps.Keys(img.Digests)) {
+			h, err := v1.NewHash(img.Digests[platform])
+			if err != nil {
+				return policy, nil, fmt.Errorf("the release's image %s: %w", img.Reference, err)
+			}
+			policy.Pins[img.Reference] = append(policy.Pins[img.Reference], h)
 		}
 		for _, s := range img.Sets {
 			sets[s] = append(sets[s], img.Reference)

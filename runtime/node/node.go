@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"time"
 
@@ -77,11 +78,16 @@ func Prepare(ctx context.Context, c config.Config, log *slog.Logger) (*Content, 
 func newPolicy(c config.Config) (trust.Policy, error) {
 	policy := trust.Policy{Mode: c.Verification}
 	var err error
-	policy.Pins = map[string]v1.Hash{}
+	policy.Pins = map[string][]v1.Hash{}
 	for _, image := range c.Release.Images {
-		if policy.Pins[image.Reference], err = v1.NewHash(image.Digest); err != nil {
+		if image.Digest() == "" {
+			return policy, fmt.Errorf("the release that this program carries has no %s image for %s/%s: build it with that platform", image.Name, goruntime.GOOS, goruntime.GOARCH)
+		}
+		h, err := v1.NewHash(image.Digest())
+		if err != nil {
 			return policy, fmt.Errorf("the release's %s image: %w", image.Name, err)
 		}
+		policy.Pins[image.Reference] = []v1.Hash{h}
 	}
 	for _, pem := range c.Release.PublicKeys {
 		key, err := trust.ParseKey([]byte(pem), "release")

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -79,8 +80,8 @@ func newWorld(t *testing.T) *world {
 		Release: images.Release{
 			Version: "v9.8.7+rke2r6", PublicKeys: []string{string(public)},
 			Images: []images.ReleaseImage{
-				{Name: "rke2-runtime", Role: config.RoleRuntime, Reference: runtimeRef, Digest: digest(w.runtime)},
-				{Name: "hardened-etcd", Role: config.RoleEtcd, Reference: otherRef, Digest: digest(w.other)},
+				{Name: "rke2-runtime", Role: config.RoleRuntime, Reference: runtimeRef, Digests: here(digest(w.runtime))},
+				{Name: "hardened-etcd", Role: config.RoleEtcd, Reference: otherRef, Digests: here(digest(w.other))},
 			},
 		},
 	}
@@ -405,4 +406,9 @@ func signatureImage(t *testing.T, store *fake.Store, image v1.Hash) v1.Image {
 		t.Fatal(err)
 	}
 	return mutate.MediaType(out, types.OCIManifestSchema1)
+}
+
+// here is a release image's digests that has this platform's alone.
+func here(digest string) map[string]string {
+	return map[string]string{goruntime.GOOS + "/" + goruntime.GOARCH: digest}
 }
