@@ -30,7 +30,7 @@ var _ artifact.Maker = (*Maker)(nil)
 func New(a *Archive) *Maker { return &Maker{archive: a} }
 
 // Make gives one context, named as the component: what its packages install, /usr
-// merged, without what the declaration leaves out; the declared links; the licences
+// merged, without documentation and what the declaration leaves out; the declared links; the licences
 // (/usr/share/doc/*/copyright); and var/lib/dpkg/status.d/<package>, by which scanners
 // know what is in an image.
 func (m *Maker) Make(ctx context.Context, c images.Component, p artifact.Platform, building func(what []string)) (artifact.Artifact, error) {
@@ -172,13 +172,18 @@ func (a *assembly) add(p lock.Package, suite string, t tree, without []string) e
 	return nil
 }
 
-// dropped tells whether a declaration leaves a path out. Licences always stay: they must
-// go where the software goes.
+// documentation is what is for people and their shells: no image has it.
+var documentation = []string{
+	"usr/share/{bash-completion,bug,doc,doc-base,info,lintian,locale,man,zsh}/**",
+}
+
+// dropped tells whether a path is left out: documentation always, and what a declaration
+// names. Licences stay: they must go where the software goes.
 func dropped(p string, without []string) (bool, error) {
 	if ok, _ := path.Match("usr/share/doc/*/copyright", p); ok {
 		return false, nil
 	}
-	for _, g := range without {
+	for _, g := range append(documentation[:len(documentation):len(documentation)], without...) {
 		ok, err := doublestar.Match(strings.Trim(g, "/"), p)
 		if err != nil {
 			return false, fmt.Errorf("without: glob %q: %w", g, err)
