@@ -65,6 +65,9 @@ func New(ctx context.Context, c *cache.Cache, fips string) (*Compiler, error) {
 	return &Compiler{cache: c, tools: t, fips: fips}, nil
 }
 
+// GoVersion is the toolchain's: go1.26.8 in form.
+func (c *Compiler) GoVersion() string { return c.tools.version }
+
 // input is everything that a binary depends on.
 type input struct {
 	Scheme    int

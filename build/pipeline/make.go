@@ -29,6 +29,15 @@ func (g goMaker) Make(ctx context.Context, c images.Component, platform artifact
 		out.Contexts[b.Name] = []layer.File{{Path: b.Name, Mode: 0o755, Source: b.Path, SHA256: b.SHA256}}
 		out.Size += b.Size
 	}
+	for _, f := range c.Files {
+		files, material, err := g.p.files.Files(ctx, c, f)
+		if err != nil {
+			return artifact.Artifact{}, err
+		}
+		out.Contexts[f.Context] = files
+		out.Materials = append(out.Materials, material)
+	}
+	out.Materials = artifact.SortMaterials(out.Materials)
 	return out, nil
 }
 

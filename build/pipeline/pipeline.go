@@ -16,6 +16,7 @@ import (
 	"github.com/rancher/rke2/build/cache"
 	"github.com/rancher/rke2/build/compile"
 	"github.com/rancher/rke2/build/layer"
+	"github.com/rancher/rke2/build/modulefiles"
 	"github.com/rancher/rke2/images"
 )
 
@@ -64,6 +65,7 @@ type Event struct {
 type Pipeline struct {
 	s        Settings
 	compiler *compile.Compiler
+	files    *modulefiles.Maker
 	makers   map[images.Kind]artifact.Maker
 	builder  Builder
 	mu       sync.Mutex // for Report
@@ -88,7 +90,7 @@ func New(ctx context.Context, s Settings) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pipeline{s: s, compiler: c, builder: s.Builder}
+	p := &Pipeline{s: s, compiler: c, files: modulefiles.New(s.Cache), builder: s.Builder}
 	if p.builder == nil {
 		p.builder = daemonless{layer.NewBuilder(s.Cache, s.Epoch, s.Jobs)}
 	}

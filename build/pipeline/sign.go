@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -96,7 +97,7 @@ func (s *signer) image(ctx context.Context, d v1.Descriptor) error {
 		if err := s.sign(ctx, sign.Claim{Repository: repository, Tag: tag, Manifest: m.Digest}); err != nil {
 			return err
 		}
-		if err := s.attest(ctx, ref, m); err != nil {
+		if err := s.attest(ctx, path.Base(repository), m); err != nil {
 			return err
 		}
 	}

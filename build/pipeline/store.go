@@ -3,6 +3,7 @@ package pipeline
 import (
 	"encoding/json"
 	"fmt"
+	"path"
 	"sort"
 	"strings"
 
@@ -89,7 +90,20 @@ func (p *Pipeline) merge(l *layout.Layout, entries map[string]v1.Descriptor) err
 			entries[ref] = d
 		}
 	}
-	return commit(l, entries, attached)
+	platforms := map[string][]v1.Descriptor{}
+	for ref, d := range entries {
+		repository, _, err := split(ref)
+		if err != nil {
+			return err
+		}
+		if platforms[path.Base(repository)], err = l.Platforms(d); err != nil {
+			return err
+		}
+	}
+	if err := commit(l, entries, attached); err != nil {
+		return err
+	}
+	return p.tidy(platforms)
 }
 
 // commit writes the layout's index: images by reference, then what is attached to them

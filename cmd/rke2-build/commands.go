@@ -94,7 +94,7 @@ func rows(listed []pipeline.Listed) []row {
 func from(c images.Component) string {
 	switch c.Kind {
 	case images.KindDebian:
-		return "Debian: " + strings.Join(c.Debian.Packages, " ")
+		return fmt.Sprintf("%d Debian packages", len(c.Debian.Packages))
 	case images.KindSource:
 		return "Debian source: " + c.Source.Package
 	case images.KindUpstream:

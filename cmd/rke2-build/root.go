@@ -16,6 +16,7 @@ import (
 
 	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/cache"
+	"github.com/rancher/rke2/build/debian"
 	"github.com/rancher/rke2/build/pipeline"
 	"github.com/rancher/rke2/build/sign"
 	"github.com/rancher/rke2/images"
@@ -82,7 +83,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	p.IntVarP(&f.jobs, "jobs", "j", runtime.GOMAXPROCS(0), "layers compressed at a time; the result does not depend on it")
 	p.BoolVarP(&f.verbose, "verbose", "v", false, "show what compilers say")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newList(f), newCompile(f), newImage(f), newSign(f), newKeygen(), newRelease(f), newAll(f))
+	root.AddCommand(newList(f), newCompile(f), newImage(f), newSign(f), newKeygen(), newRelease(f), newAll(f), newPublish(f), newLock(f))
 	for _, c := range root.Commands() {
 		if args := c.Args; args != nil {
 			c.Args = func(cmd *cobra.Command, a []string) error {
@@ -187,6 +188,11 @@ func (f *flags) pipeline(cmd *cobra.Command) (*pipeline.Pipeline, error) {
 	if f.repo != "" {
 		s.Naming.Repo = strings.Trim(f.repo, "/")
 	}
+	archive, err := f.archive(cmd, tree, false)
+	if err != nil {
+		return nil, err
+	}
+	s.Makers = map[images.Kind]artifact.Maker{images.KindDebian: debian.New(archive)}
 	if f.verbose {
 		s.Verbose = cmd.ErrOrStderr()
 	}
