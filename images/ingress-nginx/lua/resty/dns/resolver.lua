@@ -1,0 +1,2 @@
+-- Debian's package lua-nginx-dns has this module under another name.
+return require("nginx.dns.resolver")
