@@ -35,6 +35,10 @@ type flags struct {
 	platform string
 	jobs     int
 	verbose  bool
+
+	builder      string
+	buildkitAddr string
+	closers      []func() error // of what commands started
 }
 
 func newRoot() *cobra.Command {
@@ -82,9 +86,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	p.StringVar(&f.platform, "platform", os.Getenv("PLATFORMS"), "platforms to build for, joined by commas: linux/amd64, linux/arm64 [PLATFORMS] (default: this machine's)")
 	p.IntVarP(&f.jobs, "jobs", "j", runtime.GOMAXPROCS(0), "layers compressed at a time; the result does not depend on it")
 	p.BoolVarP(&f.verbose, "verbose", "v", false, "show what compilers say")
+	builderFlags(root, f)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newList(f), newCompile(f), newImage(f), newSign(f), newKeygen(), newRelease(f), newAll(f), newPublish(f), newLock(f))
 	for _, c := range root.Commands() {
+		f.closeBuilder(c)
 		if args := c.Args; args != nil {
 			c.Args = func(cmd *cobra.Command, a []string) error {
 				if err := args(cmd, a); err != nil {
@@ -195,6 +201,9 @@ func (f *flags) pipeline(cmd *cobra.Command) (*pipeline.Pipeline, error) {
 	s.Makers = map[images.Kind]artifact.Maker{images.KindDebian: debian.New(archive)}
 	if f.verbose {
 		s.Verbose = cmd.ErrOrStderr()
+	}
+	if err := f.chooseBuilder(cmd, &s); err != nil {
+		return nil, err
 	}
 	return pipeline.New(cmd.Context(), s)
 }
