@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/package-url/packageurl-go"
+	"golang.org/x/mod/modfile"
 	modpath "golang.org/x/mod/module"
 )
 
@@ -16,7 +17,7 @@ func module(m *debug.Module) Module {
 	switch {
 	case r == nil:
 		return Module{Path: m.Path, Version: m.Version, Sum: m.Sum}
-	case r.Version == "": // a folder: code of nobody's version, under the name of m
+	case modfile.IsDirectoryPath(r.Path): // a folder: code of nobody's version, under the name of m
 		return Module{Path: m.Path, Replaces: m.Path + "@" + m.Version, Folder: r.Path}
 	}
 	return Module{Path: r.Path, Version: r.Version, Sum: r.Sum, Replaces: m.Path + "@" + m.Version}
