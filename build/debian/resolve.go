@@ -16,6 +16,7 @@ type request struct {
 	packages []string
 	leave    map[string]string // dependencies that are not followed, with the reason
 	pins     map[string]string // versions to stay with where the archive still has them
+	settled  map[string]bool   // packages to take from the release itself, not from its security archive
 }
 
 // closure is a set of packages that needs nothing but what was left out.
@@ -182,9 +183,11 @@ func (s *selection) candidate(r relation) *binary {
 			return b
 		}
 	}
-	for _, b := range versions {
-		if r.admits(b.Version) {
-			return b
+	for _, settled := range []bool{true, false} {
+		for _, b := range versions {
+			if r.admits(b.Version) && (!settled || !s.r.settled[b.Name] || b.Archive == lock.Main) {
+				return b
+			}
 		}
 	}
 	var first *binary

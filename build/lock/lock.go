@@ -105,7 +105,7 @@ func Declared(c images.Component, m images.Mirrors) []string {
 			out = append(out, "without package "+o.Package)
 		}
 	case images.KindSource:
-		out = append(out, "source "+c.Source.Package)
+		out = append(out, "C library", "source "+c.Source.Package)
 	case images.KindUpstream:
 		return []string{"image " + c.Upstream.Image}
 	case images.KindGo:
