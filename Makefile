@@ -5,10 +5,14 @@
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
 
-DIST     ?= dist
-SET      ?= core
-ARCH     := amd64
-PLATFORM := linux/$(ARCH)
+DIST ?= dist
+# The bundles that `make airgap` makes, and the platforms that it makes them for:
+# make airgap PLATFORMS=linux/amd64,linux/arm64
+SETS      ?= core canal flannel ingress-nginx
+HOST_ARCH := $(shell go env GOHOSTARCH)
+export PLATFORMS ?= linux/$(HOST_ARCH)
+comma     := ,
+ARCHES    := $(patsubst linux/%,%,$(subst $(comma), ,$(PLATFORMS)))
 
 # REGISTRY and REPO, if they are set, name the images (default: images/product.yaml).
 
@@ -25,28 +29,51 @@ export GOFLAGS     := -trimpath -buildvcs=false -tags=$(TAGS) -ldflags=$(ENGINE)
 export RKE2_DIST := $(abspath $(DIST))
 
 RKE2_BUILD := $(DIST)/rke2-build
-BUNDLE     := $(DIST)/rke2-images-$(SET).linux-$(ARCH).tar
 LINT       := $(DIST)/tools/golangci-lint
+
+# What the two programs are linked from, so that nothing changed is nothing done. Files
+# that tests alone read are left out.
+SOURCES := go.mod go.sum Makefile $(shell find cmd airgap runtime build images/*.go -type f \
+  -not -name '*_test.go' -not -path '*/testdata/*' -not -name '*.md')
+
+# The node binary of this machine, and those of other architectures beside it.
+NODES := $(foreach a,$(ARCHES),$(DIST)/rke2$(if $(filter-out $(HOST_ARCH),$(a)),.linux-$(a)))
+HOST_NODE := $(DIST)/rke2
 
 ##@ Products
 
 .PHONY: runtime-image
-runtime-image: rke2-build ## Build, assemble and sign every image into one OCI layout (dist/oci)
+runtime-image: $(RKE2_BUILD) ## Build, assemble, sign and attest every image into one OCI layout (dist/oci)
 	$(RKE2_BUILD) all --dist $(DIST)
 
 .PHONY: airgap
-airgap: runtime-image rke2 ## The main job: images, node binary, signed airgap bundle, checksums
-	$(DIST)/rke2 bundle airgap --layout $(DIST)/oci --set $(SET) --platform $(PLATFORM) --output-dir $(DIST)
-	$(DIST)/rke2 bundle verify $(BUNDLE)
+airgap: runtime-image $(HOST_NODE) $(NODES) ## The main job: images, node binary, signed airgap bundles, checksums
+	@for arch in $(ARCHES); do \
+	  $(HOST_NODE) bundle airgap --layout $(DIST)/oci $(SETS:%=--set %) --platform linux/$$arch --output-dir $(DIST) && \
+	  $(HOST_NODE) bundle verify $(SETS:%=$(DIST)/rke2-images-%.linux-$$arch.tar) || exit 1; \
+	done
 
 .PHONY: rke2-build
-rke2-build: prerequisites ## The build tool (dist/rke2-build)
-	go build -o $(RKE2_BUILD) ./cmd/rke2-build
+rke2-build: $(RKE2_BUILD) ## The build tool (dist/rke2-build)
+
+$(RKE2_BUILD): $(SOURCES) | prerequisites
+	go build -o $@ ./cmd/rke2-build
 
 .PHONY: rke2
-rke2: runtime-image ## The node binary, which carries the release's public key and image digests (dist/rke2)
+rke2: $(HOST_NODE) $(NODES) ## The node binary, which carries the release's public key and image digests (dist/rke2)
+
+# Written again only if the release is another.
+$(DIST)/release.json: runtime-image ;
+
+$(sort $(NODES) $(HOST_NODE)): $(SOURCES) $(DIST)/release.json
+	GOARCH=$(or $(patsubst .linux-%,%,$(suffix $@)),$(HOST_ARCH)) \
+	$(if $(suffix $@),CC=$(CC_$(patsubst .linux-%,%,$(suffix $@)))) \
 	go build -overlay $(DIST)/overlay.json \
-	  -ldflags '-s -w -linkmode=external -extldflags=-static $(ENGINE)' -o $(DIST)/rke2 ./cmd/rke2
+	  -ldflags '-s -w -linkmode=external -extldflags=-static $(ENGINE)' -o $@ ./cmd/rke2
+
+# Debian's cross compilers.
+CC_amd64 := x86_64-linux-gnu-gcc
+CC_arm64 := aarch64-linux-gnu-gcc
 
 ##@ Checks
 
@@ -71,6 +98,10 @@ lint: $(LINT) ## gofmt, go vet, golangci-lint, go mod tidy
 $(LINT): hack/tools/golangci-lint/go.mod
 	cd hack/tools/golangci-lint && CGO_ENABLED=0 GOFIPS140=off GOFLAGS=-trimpath \
 	  go build -o $(abspath $@) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: bench
+bench: ## Measure against named peers, as ratios in one run (needs the products of `make airgap`)
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./tests/bench/...
 
 .PHONY: generate
 generate: ## Rewrite generated documents and golden files

@@ -36,6 +36,7 @@ type Created struct {
 	Size   int64    `json:"size"`
 	SHA256 string   `json:"sha256"`
 	Images []string `json:"images"`
+	Kept   bool     `json:"kept"` // it was there already
 }
 
 // BundleName is the base name of a set's bundle, without extension.
@@ -48,7 +49,8 @@ func SumsName(p v1.Platform) string { return "sha256sum-" + p.Architecture + ".t
 
 // Create writes a bundle for each set, the list of its references beside it, and
 // their sums into the folder's list of sums. Files appear whole or not at all, and
-// are hashed while they are written.
+// are hashed while they are written. A plain bundle that is there already, by its head
+// (which names every blob by digest), its size and its listed sum, is kept unread.
 func Create(ctx context.Context, opt CreateOptions) ([]Created, error) {
 	ext, err := extension(opt.Compress)
 	if err != nil {
@@ -94,6 +96,11 @@ func extension(compress string) (string, error) {
 
 func (p *Plan) create(ctx context.Context, base, ext string, opt CreateOptions) (Created, error) {
 	c := Created{File: base + ext, List: base + ".txt", Images: p.References()}
+	sums := filepath.Join(filepath.Dir(base), SumsName(opt.Platform))
+	if sum, ok := p.kept(c, sums); ok {
+		c.SHA256, c.Size, c.Kept = sum, p.Size, true
+		return c, nil
+	}
 	sum, err := writeFile(c.File, p.Size, func(w io.Writer) error {
 		w, finish, err := compressor(w, ext)
 		if err != nil {
@@ -119,8 +126,44 @@ func (p *Plan) create(ctx context.Context, base, ext string, opt CreateOptions) 
 	if err != nil {
 		return c, err
 	}
-	sums := filepath.Join(filepath.Dir(base), SumsName(opt.Platform))
 	return c, UpdateSums(sums, map[string]string{filepath.Base(c.File): c.SHA256, filepath.Base(c.List): listSum.hex})
+}
+
+// kept tells whether the planned bundle is what is there, and gives its sum.
+func (p *Plan) kept(c Created, sums string) (string, bool) {
+	var head bytes.Buffer
+	for _, h := range p.head {
+		if writeEntry(context.Background(), &head, h.name, h.content) != nil {
+			return "", false
+		}
+	}
+	f, err := os.Open(c.File)
+	if err != nil {
+		return "", false
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || st.Size() != p.Size || !strings.HasSuffix(c.File, ".tar") {
+		return "", false
+	}
+	there := make([]byte, head.Len())
+	if _, err := io.ReadFull(f, there); err != nil || !bytes.Equal(there, head.Bytes()) {
+		return "", false
+	}
+	list, err := os.ReadFile(c.List)
+	if err != nil || string(list) != strings.Join(c.Images, "\n")+"\n" {
+		return "", false
+	}
+	lines, err := os.ReadFile(sums)
+	if err != nil {
+		return "", false
+	}
+	sum := ""
+	for l := range strings.Lines(string(lines)) {
+		if hex, name, ok := strings.Cut(strings.TrimSpace(l), "  "); ok && name == filepath.Base(c.File) {
+			sum = hex
+		}
+	}
+	return sum, sum != "" && strings.Contains(string(lines), "  "+filepath.Base(c.List)+"\n")
 }
 
 // compressor wraps w. One goroutine and no time stamp: the same bytes every time.

@@ -50,6 +50,34 @@ func TestCreate(t *testing.T) {
 		t.Errorf("sums %q", got)
 	}
 
+	t.Run("a bundle that is there is left alone", func(t *testing.T) {
+		before, err := os.Stat(bundle)
+		noError(t, err)
+		again, err := Create(t.Context(), createOptions(f, dir))
+		noError(t, err)
+		after, err := os.Stat(bundle)
+		noError(t, err)
+		if !again[0].Kept || again[0].SHA256 != made[0].SHA256 || !os.SameFile(before, after) {
+			t.Errorf("%+v, the same file: %v", again[0], os.SameFile(before, after))
+		}
+		for what, spoil := range map[string]func(){
+			"truncated":      func() { noError(t, os.Truncate(bundle, int64(len(b)-1))) },
+			"another head":   func() { noError(t, os.WriteFile(bundle, make([]byte, len(b)), 0o600)) },
+			"no sum":         func() { noError(t, os.Remove(sums)) },
+			"another list":   func() { noError(t, os.WriteFile(made[0].List, nil, 0o600)) },
+			"nothing at all": func() { noError(t, os.Remove(bundle)) },
+		} {
+			spoil()
+			again, err := Create(t.Context(), createOptions(f, dir))
+			noError(t, err)
+			got, err := os.ReadFile(bundle)
+			noError(t, err)
+			if again[0].Kept || !bytes.Equal(got, b) {
+				t.Errorf("%s: kept %v, right %v", what, again[0].Kept, bytes.Equal(got, b))
+			}
+		}
+	})
+
 	t.Run("sums of others are kept while their files are there", func(t *testing.T) {
 		x := strings.Repeat("0", 64)
 		noError(t, os.WriteFile(filepath.Join(dir, "rke2.linux-amd64"), nil, 0o600))

@@ -22,7 +22,8 @@ func newBundleAirgapCommand() *cobra.Command {
   rke2-images-SET.OS-ARCH.txt    their references, one a line
   sha256sum-ARCH.txt             the sums of these files
 
-The same images give the same bytes. Files appear whole or not at all.`,
+The same images give the same bytes. Files appear whole or not at all; a bundle that is
+there already is left alone.`,
 		Example: `  # the core set, from dist/oci into dist
   rke2 bundle airgap
 
@@ -60,7 +61,11 @@ The same images give the same bytes. Files appear whole or not at all.`,
 			return printJSON(cmd.OutOrStdout(), made)
 		}
 		for _, c := range made {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %s  sha256:%s\n", c.File, humanBytes(c.Size), count(len(c.Images), "image"), c.SHA256)
+			state := ""
+			if c.Kept {
+				state = "  (unchanged)"
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %s  sha256:%s%s\n", c.File, humanBytes(c.Size), count(len(c.Images), "image"), c.SHA256, state)
 		}
 		return nil
 	}
