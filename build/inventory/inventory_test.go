@@ -62,8 +62,8 @@ func TestRead(t *testing.T) {
 		t.Errorf("program %+v", p)
 	}
 	want := []Module{
-		{Path: "example.com/dep", Replaces: "example.com/dep@v1.2.3", Folder: "./dep"},
-		{Path: sync.Path, Version: sync.Version, Sum: sync.Sum, Replaces: sync.Path + "@v0.1.0"},
+		{Path: "example.com/dep", Replaces: "example.com/dep@v0.0.9", Folder: "./dep"},
+		{Path: sync.Path, Version: sync.Version, Sum: sync.Sum, Replaces: sync.Path + "@v0.0.7"},
 	}
 	if !slices.Equal(p.Modules, want) {
 		t.Errorf("modules %+v", p.Modules)

@@ -159,8 +159,8 @@ func TestDocument(t *testing.T) {
 	for _, c := range []struct{ name, version, purl, sum, location, note string }{
 		{sync.Path, sync.Version, "pkg:golang/golang.org/x/sync@" + sync.Version, sync.Sum,
 			"https://proxy.golang.org/golang.org/x/sync/@v/" + sync.Version + ".zip",
-			"Built in the place of golang.org/x/sync@v0.1.0, which go.mod replaces."},
-		{"example.com/dep", "", "", "", "NOASSERTION", "The folder ./dep beside go.mod, built in the place of example.com/dep@v1.2.3."},
+			"Built in the place of golang.org/x/sync@v0.0.7, which go.mod replaces."},
+		{"example.com/dep", "", "", "", "NOASSERTION", "The folder ./dep beside go.mod, built in the place of example.com/dep@v0.0.9."},
 		{"golang.org/fips140", "v1.0.0-c2097c7c", "pkg:golang/golang.org/fips140@v1.0.0-c2097c7c", "", "NOASSERTION", ""},
 	} {
 		p := d.pkg(c.name)

@@ -13,7 +13,7 @@ import (
 )
 
 // Sync is a module that Program is linked with, in the version and with the sum that this
-// project has it. Program's go.mod replaces its version v0.1.0 by it.
+// project has it. Program's go.mod replaces its version v0.0.7 by it.
 type Sync struct{ Path, Version, Sum string }
 
 // Program builds a program of three modules: its own, example.com/Main; golang.org/x/sync;
@@ -24,8 +24,8 @@ func Program(t testing.TB) (path string, sync Sync) {
 	sync, sums := syncModule(t)
 	dir := t.TempDir()
 	for name, content := range map[string]string{
-		"go.mod": "module example.com/Main\n\ngo 1.26\n\nrequire (\n\texample.com/dep v1.2.3\n\t" + sync.Path + " v0.1.0\n)\n\n" +
-			"replace example.com/dep v1.2.3 => ./dep\n\nreplace " + sync.Path + " => " + sync.Path + " " + sync.Version + "\n",
+		"go.mod": "module example.com/Main\n\ngo 1.26\n\nrequire (\n\texample.com/dep v0.0.9\n\t" + sync.Path + " v0.0.7\n)\n\n" +
+			"replace example.com/dep v0.0.9 => ./dep\n\nreplace " + sync.Path + " => " + sync.Path + " " + sync.Version + "\n",
 		"go.sum": sums,
 		"main.go": "package main\n\nimport (\n\t\"example.com/dep\"\n\t\"" + sync.Path + "/errgroup\"\n)\n\n" +
 			"func main() {\n\tvar g errgroup.Group\n\tg.Go(func() error { println(dep.Word); return nil })\n\tpanic(g.Wait())\n}\n",
