@@ -1,0 +1,137 @@
+package registry
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// FetchBlob fetches a blob into f, which is empty, as a stream whose digest and size are
+// checked. After a broken connection it goes on where it stopped, if the registry serves
+// ranges. moved is told how many bytes came in, less than zero where they were in vain;
+// it may be nil. After an error the content of f is of no use.
+func (r *Repository) FetchBlob(ctx context.Context, d v1.Descriptor, f *os.File, moved func(n int64)) error {
+	doing := fmt.Sprintf("fetching blob %s (%d bytes) from", d.Digest, d.Size)
+	g := &download{r: r, want: d, f: f, moved: moved}
+	for failed := 0; ; {
+		had := g.have
+		err := g.try(ctx)
+		if err == nil && g.have == d.Size {
+			break
+		}
+		if err == nil {
+			err = io.ErrUnexpectedEOF
+		}
+		if failed++; g.have > had {
+			failed = 1
+		}
+		if err := r.c.pause(ctx, "fetching blob "+short(d.Digest)+" from "+r.name.Name(), failed, err); err != nil {
+			g.restart()
+			return r.explain(doing, err)
+		}
+	}
+	if got, err := hashOf(f); err != nil {
+		return r.explain(doing, err)
+	} else if got != d.Digest.Hex {
+		g.restart()
+		return r.explain(doing, fmt.Errorf("%w: the registry gave bytes of sha256:%s", ErrDamaged, got))
+	}
+	return nil
+}
+
+type download struct {
+	r     *Repository
+	want  v1.Descriptor
+	f     *os.File
+	have  int64
+	moved func(int64)
+}
+
+func (g *download) count(n int64) {
+	g.have += n
+	if g.moved != nil && n != 0 {
+		g.moved(n)
+	}
+}
+
+func (g *download) restart() { g.count(-g.have) }
+
+func (g *download) try(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.r.url("blobs/%s", g.want.Digest).String(), nil)
+	if err != nil {
+		return err
+	}
+	if g.have > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", g.have))
+	}
+	resp, err := g.r.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := check(resp, http.StatusOK, http.StatusPartialContent); err != nil {
+		return err
+	}
+	if resp.StatusCode == http.StatusOK || !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", g.have)) {
+		if resp.StatusCode == http.StatusPartialContent && g.have == 0 {
+			return final{fmt.Errorf("the registry gives a part (%q) of what was asked for whole", resp.Header.Get("Content-Range"))}
+		}
+		g.restart()
+		if err := g.f.Truncate(0); err != nil {
+			return final{err}
+		}
+		if resp.StatusCode == http.StatusPartialContent {
+			return errors.New("the registry gives another part than was asked for")
+		}
+	}
+	if _, err := g.f.Seek(g.have, io.SeekStart); err != nil {
+		return final{err}
+	}
+	stall := g.r.c.s.Stall
+	timer := time.AfterFunc(stall, func() { cancel(fmt.Errorf("no byte came in for %v", stall)) })
+	defer timer.Stop()
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := resp.Body.Read(buf)
+		if n > 0 {
+			timer.Reset(stall)
+			if g.have+int64(n) > g.want.Size {
+				return final{fmt.Errorf("%w: the registry gives more than the %d bytes that the manifest says", ErrDamaged, g.want.Size)}
+			}
+			if _, err := g.f.Write(buf[:n]); err != nil {
+				return final{err}
+			}
+			g.count(int64(n))
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil && errors.Is(context.Cause(ctx), context.Canceled), err != nil && context.Cause(ctx) == nil:
+			return err
+		case err != nil:
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func hashOf(f *os.File) (string, error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/rancher/rke2/build/publish"
+	"github.com/rancher/rke2/build/registry"
+)
+
+// pushMeter shows a push: one line for each step that did something and, on a terminal,
+// a last line with bytes, rate and time left that redraws itself.
+type pushMeter struct {
+	w        io.Writer
+	terminal bool
+	start    time.Time
+
+	mu    sync.Mutex
+	now   publish.Progress
+	drawn time.Time
+}
+
+func newPushMeter(w io.Writer) *pushMeter {
+	f, ok := w.(*os.File)
+	return &pushMeter{w: w, terminal: ok && term.IsTerminal(int(f.Fd())), start: time.Now()}
+}
+
+func (m *pushMeter) progress(p publish.Progress) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.now = p
+	if time.Since(m.drawn) >= 100*time.Millisecond {
+		m.draw()
+	}
+}
+
+// draw shows the last line.
+func (m *pushMeter) draw() {
+	if !m.terminal {
+		return
+	}
+	m.drawn = time.Now()
+	rate := float64(m.now.Sent) / max(time.Since(m.start).Seconds(), 0.001)
+	left := "?"
+	if rate > 0 {
+		left = time.Duration(float64(m.now.Total-m.now.Done) / rate * float64(time.Second)).Round(time.Second).String()
+	}
+	fmt.Fprintf(m.w, "\r\x1b[Kpublish  %d%%  %s of %s  %s/s  %s left", 100*m.now.Done/max(m.now.Total, 1),
+		size(m.now.Done), size(m.now.Total), size(int64(rate)), left)
+}
+
+// line prints a line above the last one.
+func (m *pushMeter) line(format string, args ...any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.terminal {
+		fmt.Fprint(m.w, "\r\x1b[K")
+	}
+	fmt.Fprintf(m.w, format+"\n", args...)
+	m.draw()
+}
+
+func (m *pushMeter) event(e publish.Event) {
+	if e.Outcome == registry.Present && e.Step != publish.Tag {
+		return
+	}
+	was := ""
+	if e.Was != "" {
+		was = "  was " + e.Was
+	}
+	m.line("%-12s %-8s %-70s %9s %8s  %s%s", e.Step, e.Outcome, e.Image, size(e.Size), e.Elapsed.Round(time.Millisecond), e.What, was)
+}
+
+func (m *pushMeter) retrying(what string, cause error, pause time.Duration) {
+	m.line("%s failed, again in %s: %v", what, pause.Round(100*time.Millisecond), cause)
+}
+
+// done removes the last line.
+func (m *pushMeter) done() {
+	if m.terminal {
+		fmt.Fprint(m.w, "\r\x1b[K")
+	}
+}

@@ -1,0 +1,242 @@
+// Package distribution runs the CNCF distribution registry as a process for tests, with
+// TLS and a password, and a proxy before it that counts, slows down and breaks.
+package distribution
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// User and Password are what the registry asks for.
+const (
+	User     = "operator"
+	Password = "air-gapped"
+	// htpasswd is the line of that user (bcrypt, cost 5).
+	htpasswd = "operator:$2a$05$44LCMuZs9FT9PoFyd47NKeo4gxL67NiqxR1ZzKLNzFMFv5vlbORE2\n"
+)
+
+// Options change what is started.
+type Options struct {
+	Dir    string // of its storage; "": a temporary one
+	NoAuth bool
+	NoTLS  bool
+}
+
+// Server is a running registry.
+type Server struct {
+	Addr   string // HOST:PORT
+	Dir    string // of its storage
+	CAFile string // PEM file of the authority that signed its certificate
+
+	certificate tls.Certificate
+	pool        *x509.CertPool
+	tls         bool
+}
+
+// Absent ends a test that lacks something: it is skipped on a developer's machine, and
+// fails where CI=true.
+func Absent(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// Tool builds a pinned tool, if Go's cache does not have it, and returns its path. dir is
+// the folder of the tool's module, in this project.
+func Tool(t testing.TB, dir, name string) string {
+	t.Helper()
+	root, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		t.Fatalf("finding the project's folder: %v", err)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "tool", "-n", name)
+	cmd.Dir = filepath.Join(strings.TrimSpace(string(root)), filepath.FromSlash(dir))
+	cmd.Env = append(os.Environ(), "GOFLAGS=-trimpath", "CGO_ENABLED=0", "GOFIPS140=off", "GOWORK=off")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		Absent(t, "%s can't be built here: %v\n%s", name, err, errs.String())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// Start starts a registry, which ends with the test.
+func Start(t testing.TB, o Options) *Server {
+	t.Helper()
+	program := Tool(t, "build/publish/testdata/tools/registry", "registry")
+	dir := t.TempDir()
+	s := &Server{Addr: freeAddress(t), Dir: o.Dir, CAFile: filepath.Join(dir, "ca.pem"), tls: !o.NoTLS}
+	if s.Dir == "" {
+		s.Dir = filepath.Join(dir, "storage")
+	}
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	s.makeCertificate(t, cert, key)
+	var config strings.Builder
+	fmt.Fprintf(&config, "version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %q}\n  delete: {enabled: true}\n", s.Dir)
+	fmt.Fprintf(&config, "http:\n  addr: %q\n  secret: not-much-of-one\n", s.Addr)
+	if !o.NoTLS {
+		fmt.Fprintf(&config, "  tls: {certificate: %q, key: %q}\n", cert, key)
+	}
+	if !o.NoAuth {
+		users := filepath.Join(dir, "htpasswd")
+		write(t, users, []byte(htpasswd))
+		fmt.Fprintf(&config, "auth:\n  htpasswd: {realm: test, path: %q}\n", users)
+	}
+	file := filepath.Join(dir, "config.yml")
+	write(t, file, []byte(config.String()))
+	logs, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "serve", file)
+	cmd.Env = []string{"OTEL_TRACES_EXPORTER=none", "PATH=" + os.Getenv("PATH")}
+	cmd.Stdout, cmd.Stderr = logs, logs
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // it is killed
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-ended
+		if t.Failed() {
+			b, _ := os.ReadFile(logs.Name())
+			t.Logf("the registry's log:\n%s", tail(b, 4<<10))
+		}
+		logs.Close()
+	})
+	for limit := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		conn, err := net.Dial("tcp", s.Addr)
+		if err == nil {
+			conn.Close()
+			return s
+		}
+		select {
+		case <-ended:
+			limit = time.Time{}
+		default:
+		}
+		if time.Now().After(limit) {
+			b, _ := os.ReadFile(logs.Name())
+			t.Fatalf("the registry does not answer: %v\n%s", err, b)
+		}
+	}
+}
+
+// HTTP is a client that trusts the registry and knows its password.
+func (s *Server) HTTP() *http.Client {
+	return &http.Client{Transport: &known{&http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.pool}}}}
+}
+
+type known struct{ inner http.RoundTripper }
+
+func (k *known) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.SetBasicAuth(User, Password)
+	return k.inner.RoundTrip(r)
+}
+
+// URL is an address in the registry's API.
+func (s *Server) URL(format string, args ...any) string {
+	scheme := "https"
+	if !s.tls {
+		scheme = "http"
+	}
+	return scheme + "://" + s.Addr + "/v2/" + fmt.Sprintf(format, args...)
+}
+
+// DockerConfig writes a docker config folder with the credentials for addresses, as
+// docker login does.
+func DockerConfig(t testing.TB, addresses ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	auth := base64.StdEncoding.EncodeToString([]byte(User + ":" + Password))
+	var entries []string
+	for _, a := range addresses {
+		entries = append(entries, fmt.Sprintf("%q: {\"auth\": %q}", a, auth))
+	}
+	write(t, filepath.Join(dir, "config.json"), []byte(`{"auths": {`+strings.Join(entries, ", ")+`}}`))
+	return dir
+}
+
+func (s *Server) makeCertificate(t testing.TB, cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test registry"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+	write(t, cert, certPEM)
+	write(t, s.CAFile, certPEM)
+	write(t, key, keyPEM)
+	if s.certificate, err = tls.X509KeyPair(certPEM, keyPEM); err != nil {
+		t.Fatal(err)
+	}
+	s.pool = x509.NewCertPool()
+	s.pool.AppendCertsFromPEM(certPEM)
+}
+
+func write(t testing.TB, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// freeAddress is free when it is chosen, and most likely still a moment later.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	if err := errors.Join(l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return addr
+}
+
+func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
