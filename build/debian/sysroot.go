@@ -12,6 +12,7 @@ import (
 
 	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/cache"
+	"github.com/rancher/rke2/build/cc"
 	"github.com/rancher/rke2/build/lock"
 	"github.com/rancher/rke2/images"
 )
@@ -37,15 +38,10 @@ func (s Sysroot) PkgConfig() string {
 	return filepath.Join(s.Dir, "usr/lib", s.Triple, "pkgconfig") + ":" + filepath.Join(s.Dir, "usr/share/pkgconfig")
 }
 
-// CrossTriple is Debian's name of a platform, as in aarch64-linux-gnu-gcc.
-func CrossTriple(p artifact.Platform) (string, error) {
-	switch p {
-	case artifact.Platform{OS: "linux", Arch: "amd64"}:
-		return "x86_64-linux-gnu", nil
-	case artifact.Platform{OS: "linux", Arch: "arm64"}:
-		return "aarch64-linux-gnu", nil
-	}
-	return "", fmt.Errorf("platform %s has no C toolchain here", p)
+// Flags make a compiler use the sysroot and nothing else. Without -B a host's own
+// compiler would still take the host's libraries first.
+func (s Sysroot) Flags() []string {
+	return []string{"--sysroot=" + s.Dir, "-B" + filepath.Join(s.Dir, "usr/lib", s.Triple)}
 }
 
 // sysrootRequest is what C code is compiled and linked against: the C library, and what
@@ -76,7 +72,7 @@ var kernelHeaders = map[string]bool{"linux-libc-dev": true}
 func (a *Archive) Sysroot(ctx context.Context, c images.Component, p artifact.Platform, fetching func(what []string)) (Sysroot, error) {
 	s := Sysroot{}
 	var err error
-	if s.Triple, err = CrossTriple(p); err != nil {
+	if s.Triple, err = cc.Triple(p); err != nil {
 		return s, fmt.Errorf("component %s: %w", c.Name, err)
 	}
 	l, err := lock.Read(c, a.mirrors)
