@@ -11,13 +11,17 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/cache"
+	"github.com/rancher/rke2/build/debian"
+	"github.com/rancher/rke2/build/lock"
 	"github.com/rancher/rke2/images"
 )
 
@@ -30,19 +34,28 @@ const (
 
 // Compiler builds components of Go modules.
 type Compiler struct {
-	cache *cache.Cache
-	tools *toolchain
-	fips  string
+	cache    *cache.Cache
+	tools    *toolchain
+	fips     string
+	sysroots Sysroots
 }
+
+// Sysroots give C compilers the headers and libraries that a component is locked to.
+type Sysroots interface {
+	Sysroot(ctx context.Context, c images.Component, p Platform, fetching func(what []string)) (debian.Sysroot, error)
+}
+
+var _ Sysroots = (*debian.Archive)(nil)
 
 // Artifact is a component's commands.
 type Artifact struct {
-	Component string        `json:"component"`
-	Version   string        `json:"version"`
-	Platform  Platform      `json:"platform"`
-	Binaries  []Binary      `json:"binaries"`
-	Cached    bool          `json:"cached"` // nothing was built
-	Elapsed   time.Duration `json:"elapsed"`
+	Component string              `json:"component"`
+	Version   string              `json:"version"`
+	Materials []artifact.Material `json:"-"` // C libraries
+	Platform  Platform            `json:"platform"`
+	Binaries  []Binary            `json:"binaries"`
+	Cached    bool                `json:"cached"` // nothing was built
+	Elapsed   time.Duration       `json:"elapsed"`
 }
 
 // Binary is one command that was built and checked.
@@ -56,13 +69,13 @@ type Binary struct {
 }
 
 // New asks the installed toolchain for its versions. fips is the version of the Go
-// Cryptographic Module.
-func New(ctx context.Context, c *cache.Cache, fips string) (*Compiler, error) {
+// Cryptographic Module. Where sysroots is nil, cgo takes this machine's libraries.
+func New(ctx context.Context, c *cache.Cache, fips string, sysroots Sysroots) (*Compiler, error) {
 	t, err := detect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &Compiler{cache: c, tools: t, fips: fips}, nil
+	return &Compiler{cache: c, tools: t, fips: fips, sysroots: sysroots}, nil
 }
 
 // GoVersion is the toolchain's: go1.26.8 in form.
@@ -98,10 +111,11 @@ type Hooks struct {
 // Compile gives the component's commands, building those that the cache doesn't have.
 func (c *Compiler) Compile(ctx context.Context, comp images.Component, p Platform, hooks Hooks) (Artifact, error) {
 	start := time.Now()
-	jobs, settings, err := c.plan(ctx, comp, p)
+	plan, err := c.plan(ctx, comp, p, hooks.Building)
 	if err != nil {
 		return Artifact{}, err
 	}
+	jobs := plan.jobs
 	var missing []job
 	found := map[string]Binary{}
 	for _, j := range jobs {
@@ -123,7 +137,7 @@ func (c *Compiler) Compile(ctx context.Context, comp images.Component, p Platfor
 		hooks.Building(names)
 	}
 	for _, group := range groups(missing) {
-		built, err := c.build(ctx, comp, p, group, settings, hooks.Verbose)
+		built, err := c.build(ctx, comp, p, group, plan.env, hooks.Verbose)
 		if err != nil {
 			return Artifact{}, err
 		}
@@ -131,7 +145,7 @@ func (c *Compiler) Compile(ctx context.Context, comp images.Component, p Platfor
 			found[b.Name] = b
 		}
 	}
-	a := Artifact{Component: comp.Name, Version: comp.Version, Platform: p, Cached: len(missing) == 0, Elapsed: time.Since(start)}
+	a := Artifact{Component: comp.Name, Version: comp.Version, Platform: p, Materials: plan.materials, Cached: len(missing) == 0, Elapsed: time.Since(start)}
 	for _, j := range jobs {
 		a.Binaries = append(a.Binaries, found[j.binary.Name])
 	}
@@ -140,12 +154,12 @@ func (c *Compiler) Compile(ctx context.Context, comp images.Component, p Platfor
 
 // Cached gives the component's commands if all of them were built before.
 func (c *Compiler) Cached(ctx context.Context, comp images.Component, p Platform) (Artifact, bool, error) {
-	jobs, _, err := c.plan(ctx, comp, p)
+	plan, err := c.plan(ctx, comp, p, nil)
 	if err != nil {
 		return Artifact{}, false, err
 	}
-	a := Artifact{Component: comp.Name, Version: comp.Version, Platform: p, Cached: true}
-	for _, j := range jobs {
+	a := Artifact{Component: comp.Name, Version: comp.Version, Platform: p, Materials: plan.materials, Cached: true}
+	for _, j := range plan.jobs {
 		b, ok, err := c.lookup(j)
 		if err != nil || !ok {
 			return Artifact{}, false, err
@@ -155,23 +169,42 @@ func (c *Compiler) Cached(ctx context.Context, comp images.Component, p Platform
 	return a, true, nil
 }
 
-func (c *Compiler) plan(ctx context.Context, comp images.Component, p Platform) ([]job, map[string]string, error) {
+// plan is what a component's binaries depend on.
+type plan struct {
+	jobs      []job
+	env       map[string]string // for the go command
+	materials []artifact.Material
+}
+
+func (c *Compiler) plan(ctx context.Context, comp images.Component, p Platform, fetching func([]string)) (plan, error) {
 	sources, err := hashSources(comp.Dir)
 	if err != nil {
-		return nil, nil, fmt.Errorf("component %s: %w", comp.Name, err)
+		return plan{}, fmt.Errorf("component %s: %w", comp.Name, err)
 	}
 	var cc compilerC
 	var libs map[string]string
 	if usesCgo(comp) {
 		if cc, err = c.tools.compilerFor(ctx, p); err != nil {
-			return nil, nil, fmt.Errorf("component %s: %w", comp.Name, err)
-		}
-		if libs, err = cc.libraries(ctx, comp); err != nil {
-			return nil, nil, err
+			return plan{}, fmt.Errorf("component %s: %w", comp.Name, err)
 		}
 	}
 	settings := c.tools.settings(comp, c.fips, p, cc)
-	var jobs []job
+	out := plan{env: settings}
+	switch {
+	case usesCgo(comp) && c.sysroots != nil && lock.Needed(comp):
+		sys, err := c.sysroots.Sysroot(ctx, comp, p, fetching)
+		if err != nil {
+			return plan{}, err
+		}
+		libs = map[string]string{"sysroot": sys.ID}
+		out.materials = sys.Materials
+		// Where the sysroot is has no part in the key, and none in the result.
+		out.env = withSysroot(settings, sys)
+	case usesCgo(comp):
+		if libs, err = cc.libraries(ctx, comp); err != nil {
+			return plan{}, err
+		}
+	}
 	for _, b := range comp.Binaries {
 		in := input{
 			Scheme: scheme, Go: c.tools.version, Libraries: libs, Platform: p,
@@ -182,17 +215,32 @@ func (c *Compiler) plan(ctx context.Context, comp images.Component, p Platform) 
 		}
 		key, err := cache.Key(in)
 		if err != nil {
-			return nil, nil, err
+			return plan{}, err
 		}
-		jobs = append(jobs, job{binary: b, key: key, args: in.Args})
+		out.jobs = append(out.jobs, job{binary: b, key: key, args: in.Args})
 	}
-	return jobs, settings, nil
+	return out, nil
+}
+
+// withSysroot makes the C compiler and pkg-config look into the sysroot alone.
+func withSysroot(settings map[string]string, sys debian.Sysroot) map[string]string {
+	env := maps.Clone(settings)
+	root := "--sysroot=" + sys.Dir
+	env["CGO_CFLAGS"] += " " + root + " -ffile-prefix-map=" + sys.Dir + "=/sysroot"
+	env["CGO_LDFLAGS"] = strings.TrimSpace(env["CGO_LDFLAGS"] + " " + root)
+	env["PKG_CONFIG_LIBDIR"] = sys.PkgConfig()
+	env["PKG_CONFIG_PATH"] = ""
+	// What the compiler finds by itself is not to be named, or it would be the host's.
+	env["PKG_CONFIG_SYSTEM_INCLUDE_PATH"] = "/usr/include:/usr/include/" + sys.Triple
+	env["PKG_CONFIG_SYSTEM_LIBRARY_PATH"] = "/usr/lib:/usr/lib/" + sys.Triple + ":/lib:/lib/" + sys.Triple
+	return env
 }
 
 func buildArgs(comp images.Component, b images.Binary) []string {
 	ld := append([]string{"-s", "-w"}, b.LDFlags...)
 	if usesCgo(comp) {
-		ld = append(ld, "-linkmode=external", "-extldflags=-static")
+		// A build ID would tell where C libraries and the compiler are on this machine.
+		ld = append(ld, "-linkmode=external", "-extldflags=-static", "-buildid=", "-B=none")
 	}
 	args := []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=" + strings.Join(ld, " ")}
 	if len(b.Tags) > 0 {

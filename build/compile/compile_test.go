@@ -53,7 +53,7 @@ func newCompiler(t *testing.T) *Compiler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	compiler, err := New(context.Background(), c, fips)
+	compiler, err := New(context.Background(), c, fips, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,11 +142,11 @@ func TestWhatIsBuiltAgain(t *testing.T) {
 // key is what the first binary is kept under.
 func key(t *testing.T, c *Compiler, comp images.Component) string {
 	t.Helper()
-	jobs, _, err := c.plan(context.Background(), comp, host)
+	p, err := c.plan(context.Background(), comp, host, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return jobs[0].key
+	return p.jobs[0].key
 }
 
 // The caller's Go settings must not reach the components.

@@ -33,6 +33,7 @@ type Settings struct {
 	Platforms []artifact.Platform
 	Jobs      int                            // layers compressed at a time
 	Makers    map[images.Kind]artifact.Maker // of the kinds besides Go modules
+	Sysroots  compile.Sysroots               // for cgo; nil: this machine's libraries
 	Upstream  UpstreamImages                 // of KindUpstream; may be nil
 	Builder   Builder                        // nil: the daemonless one
 	Report    func(Event)                    // called from several goroutines, one at a time; may be nil
@@ -86,7 +87,7 @@ func New(ctx context.Context, s Settings) (*Pipeline, error) {
 			return nil, err
 		}
 	}
-	c, err := compile.New(ctx, s.Cache, s.Tree.Product.FIPS140)
+	c, err := compile.New(ctx, s.Cache, s.Tree.Product.FIPS140, s.Sysroots)
 	if err != nil {
 		return nil, err
 	}

@@ -87,7 +87,7 @@ func (f *flags) closeBuilder(cmd *cobra.Command) {
 
 // programs makes what a daemon is started from, for this machine.
 func programs(ctx context.Context, s pipeline.Settings) (buildkit.Programs, error) {
-	c, err := compile.New(ctx, s.Cache, s.Tree.Product.FIPS140)
+	c, err := compile.New(ctx, s.Cache, s.Tree.Product.FIPS140, s.Sysroots)
 	if err != nil {
 		return buildkit.Programs{}, err
 	}

@@ -198,6 +198,7 @@ func (f *flags) pipeline(cmd *cobra.Command) (*pipeline.Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.Sysroots = archive
 	s.Makers = map[images.Kind]artifact.Maker{images.KindDebian: debian.New(archive)}
 	if f.verbose {
 		s.Verbose = cmd.ErrOrStderr()
