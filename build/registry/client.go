@@ -40,6 +40,9 @@ type Settings struct {
 	// Retries is how often in a row a request is tried again. What brings bytes across
 	// counts from the start.
 	Retries int
+	// Pause is what is waited before the first of them, and doubles with each; 0 means
+	// half a second.
+	Pause time.Duration
 	// Stall is how long a transfer may stand still before its connection is given up;
 	// 0 means two minutes.
 	Stall time.Duration
@@ -51,7 +54,6 @@ type Settings struct {
 type Client struct {
 	s     Settings
 	inner http.RoundTripper
-	first time.Duration // pause before the first retry
 
 	mu    sync.Mutex
 	pings map[string]*ping
@@ -76,6 +78,9 @@ func New(s Settings) (*Client, error) {
 	if s.Stall == 0 {
 		s.Stall = 2 * time.Minute
 	}
+	if s.Pause == 0 {
+		s.Pause = 500 * time.Millisecond
+	}
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.TLSClientConfig = conf
 	t.MaxIdleConnsPerHost = 32
@@ -85,7 +90,6 @@ func New(s Settings) (*Client, error) {
 	return &Client{
 		s:     s,
 		inner: transport.NewUserAgent(&guard{inner: t, plain: s.PlainHTTP}, userAgent),
-		first: 500 * time.Millisecond,
 		pings: map[string]*ping{},
 	}, nil
 }

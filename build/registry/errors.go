@@ -24,9 +24,9 @@ var (
 	// ErrUnreachable: nothing answers as a registry at that address.
 	ErrUnreachable = errors.New("no registry answers")
 	// ErrFull: the registry has no space left.
-	ErrFull = errors.New("registry is out of space")
-	// ErrRefused: the registry does not take a manifest of this kind.
-	ErrRefused = errors.New("registry refuses the manifest")
+	ErrFull = errors.New("the registry is out of space")
+	// ErrRefused: the registry does not take this.
+	ErrRefused = errors.New("the registry refuses it")
 	// ErrNotFound: the registry does not have it.
 	ErrNotFound = errors.New("not found")
 	// ErrDamaged: bytes are not what their digest says.

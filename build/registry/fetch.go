@@ -20,7 +20,7 @@ import (
 // ranges. moved is told how many bytes came in, less than zero where they were in vain;
 // it may be nil. After an error the content of f is of no use.
 func (r *Repository) FetchBlob(ctx context.Context, d v1.Descriptor, f *os.File, moved func(n int64)) error {
-	doing := fmt.Sprintf("fetching blob %s (%d bytes) from", d.Digest, d.Size)
+	doing := fmt.Sprintf("fetching blob %s (%d bytes) from", short(d.Digest), d.Size)
 	g := &download{r: r, want: d, f: f, moved: moved}
 	for failed := 0; ; {
 		had := g.have

@@ -43,7 +43,7 @@ func (r *Repository) HasBlob(ctx context.Context, h v1.Hash) (bool, error) {
 		return err
 	})
 	if err != nil {
-		return false, r.explain("looking for blob "+h.String()+" in", err)
+		return false, r.explain("looking for blob "+short(h)+" in", err)
 	}
 	return found, nil
 }
@@ -67,7 +67,7 @@ func (r *Repository) hasBlob(ctx context.Context, h v1.Hash) (bool, error) {
 // PushBlob sees to it that the repository has the blob. A transfer whose connection
 // breaks goes on with the byte that the registry wants next, where it says so.
 func (r *Repository) PushBlob(ctx context.Context, b Blob) (Outcome, error) {
-	doing := fmt.Sprintf("pushing blob %s (%d bytes) to", b.Digest, b.Size)
+	doing := fmt.Sprintf("pushing blob %s (%d bytes) to", short(b.Digest), b.Size)
 	found, err := r.HasBlob(ctx, b.Digest)
 	if err != nil {
 		return "", err

@@ -80,7 +80,7 @@ func (c *Client) pause(ctx context.Context, what string, failed int, err error) 
 	if !temporary(err) || failed > c.s.Retries {
 		return err
 	}
-	pause := min(c.first<<min(failed-1, 10), longestPause)
+	pause := min(c.s.Pause<<min(failed-1, 10), longestPause)
 	pause += time.Duration(rand.Int64N(int64(pause)/4 + 1)) // so that many clients don't come back at once
 	var s *status
 	if errors.As(err, &s) && s.after > pause {
