@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -156,8 +157,8 @@ func (s *Store) WriteBundle(ctx context.Context, path, architecture string) (err
 	})
 }
 
-// Find returns the descriptors of an image of a source and of its signatures, by
-// the end of its repository's name.
+// Find returns the descriptors of this platform's image of a source and of its
+// signatures, by the end of its repository's name.
 func Find(src airgap.Source, repository string) (reference string, image v1.Descriptor, signatures []v1.Descriptor, err error) {
 	idx, err := src.Index()
 	if err != nil {
@@ -172,10 +173,34 @@ func Find(src airgap.Source, repository string) (reference string, image v1.Desc
 	if reference == "" {
 		return "", image, nil, fmt.Errorf("no image %s in the source", repository)
 	}
+	if image, err = ofPlatform(src, image); err != nil {
+		return "", image, nil, fmt.Errorf("image %s: %w", reference, err)
+	}
 	for _, d := range idx.Manifests {
-		if d.Annotations[airgap.AnnotationSigns] == image.Digest.String() {
+		if d.Annotations[airgap.AnnotationKind] == airgap.KindSignatures && d.Annotations[airgap.AnnotationSigns] == image.Digest.String() {
 			signatures = append(signatures, d)
 		}
 	}
 	return reference, image, signatures, nil
+}
+
+// ofPlatform finds this platform's manifest in an image index.
+func ofPlatform(src airgap.Source, d v1.Descriptor) (v1.Descriptor, error) {
+	if !d.MediaType.IsIndex() {
+		return d, nil
+	}
+	r, err := src.Blob(d.Digest)
+	if err != nil {
+		return d, err
+	}
+	idx, err := v1.ParseIndexManifest(r)
+	if err := errors.Join(err, r.Close()); err != nil {
+		return d, err
+	}
+	for _, m := range idx.Manifests {
+		if m.Platform != nil && m.Platform.Architecture == runtime.GOARCH {
+			return m, nil
+		}
+	}
+	return d, fmt.Errorf("its index has no manifest for %s", runtime.GOARCH)
 }
