@@ -89,6 +89,10 @@ func (r *run) built() string {
 }
 
 func start(t *testing.T, root, cacheDir string) *run {
+	return startFor(t, root, cacheDir, []artifact.Platform{{OS: "linux", Arch: runtime.GOARCH}})
+}
+
+func startFor(t *testing.T, root, cacheDir string, platforms []artifact.Platform) *run {
 	t.Helper()
 	tree, err := images.Load(filepath.Join(root, "images"))
 	if err != nil {
@@ -103,7 +107,7 @@ func start(t *testing.T, root, cacheDir string) *run {
 		Tree: tree, Cache: c, Out: filepath.Join(root, "dist"),
 		Naming:    images.Naming{Registry: tree.Product.Registry, Repo: tree.Product.Repo},
 		Epoch:     time.Unix(0, 0),
-		Platforms: []artifact.Platform{{OS: "linux", Arch: runtime.GOARCH}}, Jobs: 2,
+		Platforms: platforms, Jobs: 2,
 		Report: func(e Event) { r.events = append(r.events, e) },
 	})
 	if err != nil {
@@ -490,5 +494,80 @@ func TestMistakes(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(r.Layout(), "index.json")); err == nil {
 		t.Error("a failed build wrote an index")
+	}
+}
+
+// Both architectures in one index an image, each with its own statements; one of them
+// again leaves nothing of the other.
+func TestPlatforms(t *testing.T) {
+	root, dir, k := project(t), t.TempDir(), key(t)
+	both, err := artifact.ParsePlatforms("linux/arm64,linux/amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := startFor(t, root, dir, both)
+	m := all(t, r, k)
+	if len(m.Manifests) != 3+3*5 {
+		t.Errorf("%d entries", len(m.Manifests))
+	}
+	var seen []string
+	for _, d := range platforms(t, r, m.Manifests[1]) {
+		seen = append(seen, d.Platform.String())
+		if n := len(manifest(t, r, d).Layers); n != 1 {
+			t.Errorf("%s has %d layers", d.Platform, n)
+		}
+	}
+	if strings.Join(seen, " ") != "linux/amd64 linux/arm64" {
+		t.Errorf("platforms %v", seen)
+	}
+	rel, err := r.Release(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if app, _ := rel.Image("app"); len(app.Digests) != 2 || app.Digests["linux/amd64"] == app.Digests["linux/arm64"] {
+		t.Errorf("release %+v", app)
+	}
+	said := func() int {
+		return len(files(t, filepath.Join(root, "dist", "sbom"))) + len(files(t, filepath.Join(root, "dist", "provenance")))
+	}
+	if said() != 12 {
+		t.Errorf("%d statements", said())
+	}
+	one := start(t, root, dir)
+	if after := all(t, one, k); len(after.Manifests) != 3+3*3 || said() != 6 {
+		t.Errorf("%d entries, %d statements", len(after.Manifests), said())
+	}
+	if one.built() != "sign docker.io/rancher/hardened-app:v1.35.4-rke2r1, sign docker.io/rancher/mirrored-pause:v0.1.0-rke2r1, sign docker.io/rancher/runtime:v1.35.4-rke2r1" {
+		t.Errorf("built again: %s", one.built())
+	}
+	if _, err := startFor(t, root, dir, both).Release(k); err == nil || !strings.Contains(err.Error(), "is not in the layout for linux/") {
+		t.Errorf("release of a platform that is not there: %v", err)
+	}
+}
+
+// What is attested must be about what is in the layout, whoever wrote it.
+func TestStatementsAreChecked(t *testing.T) {
+	root, dir, k := project(t), t.TempDir(), key(t)
+	r := start(t, root, dir)
+	if _, err := r.Images(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	host := artifact.Platform{OS: "linux", Arch: runtime.GOARCH}
+	other, err := os.ReadFile(r.SBOM("runtime", host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, r.SBOM("hardened-app", host), string(other))
+	if _, err := r.Sign(ctx, k); err == nil || !strings.Contains(err.Error(), "is about another image than") {
+		t.Errorf("an SBOM of another image was signed: %v", err)
+	}
+	if err := os.Remove(r.SBOM("hardened-app", host)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Sign(ctx, k); err == nil || !strings.Contains(err.Error(), "run rke2-build image hardened-app") {
+		t.Errorf("signed without an SBOM: %v", err)
+	}
+	if m := index(t, r); len(m.Manifests) != 3 {
+		t.Errorf("%d entries", len(m.Manifests))
 	}
 }
