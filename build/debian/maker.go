@@ -318,3 +318,20 @@ func material(p lock.Package, suite string) artifact.Material {
 		Name: p.Name, Version: p.Version, Arch: p.Arch, Source: p.Source,
 	}
 }
+
+// SourceMaterials lists the files of a source package.
+func SourceMaterials(s lock.Source, suite string) []artifact.Material {
+	var out []artifact.Material
+	for i, f := range s.Files {
+		m := artifact.Material{
+			PURL: SourcePURL(s, suite), URI: public(s.Archive, f.Path), SHA256: f.SHA256,
+			Name: s.Name, Version: s.Version, Arch: "source", Source: s.Name + " " + s.Version,
+		}
+		if i > 0 { // the .dsc stands for the package, its tarballs for themselves
+			m.PURL = fmt.Sprintf("pkg:generic/%s?checksum=sha256:%s", escape(path.Base(f.Path)), f.SHA256)
+			m.Name = path.Base(f.Path)
+		}
+		out = append(out, m)
+	}
+	return out
+}
