@@ -1,31 +1,31 @@
 package buildkit
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/cache"
 	"github.com/rancher/rke2/build/compile"
 	"github.com/rancher/rke2/build/image"
 	"github.com/rancher/rke2/build/layer"
-	"github.com/rancher/rke2/images"
 )
 
-var (
-	epoch = time.Unix(1_700_000_000, 0).UTC()
-	host  = artifact.Platform{OS: "linux", Arch: "amd64"}
-)
+var epoch = time.Unix(1_700_000_000, 0).UTC()
 
 // programs finds buildkitd and runc where make airgap left them.
 func programs(t testing.TB) Programs {
@@ -33,35 +33,25 @@ func programs(t testing.TB) Programs {
 	if os.Geteuid() != 0 {
 		t.Skip("BuildKit is started as root")
 	}
-	dir, err := cache.DefaultDir()
-	if err != nil {
-		t.Fatal(err)
+	dist := os.Getenv("RKE2_DIST")
+	if dist == "" {
+		dist = filepath.Join("..", "..", "dist")
 	}
-	c, err := cache.Open(dir)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(dist, "rke2-build"), "compile", "buildkit", "runc", "-o", "json")
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("finding buildkitd and runc (make airgap builds them): %v\n%s", err, said.Bytes())
 	}
-	tree, err := images.Load(filepath.Join("..", "..", "images"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	compiler, err := compile.New(t.Context(), c, tree.Product.FIPS140)
-	if err != nil {
+	var artifacts []struct{ Binaries []compile.Binary }
+	if err := json.Unmarshal(out, &artifacts); err != nil {
 		t.Fatal(err)
 	}
 	found := map[string]string{}
-	for _, binary := range []string{"buildkitd", "runc"} {
-		component, ok := tree.Maker(binary)
-		if !ok {
-			t.Fatalf("no component makes %s", binary)
-		}
-		a, ok, err := compiler.Cached(t.Context(), component, host)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !ok {
-			t.Fatalf("%s is not built: make airgap, or rke2-build compile %s", binary, component.Name)
-		}
+	for _, a := range artifacts {
 		for _, b := range a.Binaries {
 			found[b.Name] = b.Path
 		}
@@ -74,7 +64,6 @@ func programs(t testing.TB) Programs {
 func builder(t *testing.T) *Builder {
 	t.Helper()
 	p := programs(t)
-	before := census(t)
 	c, err := cache.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -84,43 +73,52 @@ func builder(t *testing.T) *Builder {
 		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
-		after := census(t)
-		if !reflect.DeepEqual(before, after) {
-			t.Errorf("before\n%s\nafter\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
-		}
-		if left, _ := filepath.Glob(filepath.Join(c.Dir(), "buildkitd", "daemon-*")); len(left) > 0 {
-			t.Errorf("%v are left", left)
-		}
+		nothingLeft(t, filepath.Join(c.Dir(), "buildkitd"))
 	})
 	return b
 }
 
-// census lists what a daemon could leave on this host: mounts, processes, cgroups, and
-// folders of sockets.
-func census(t *testing.T) []string {
+// traces lists what daemons with their state in dir have on this host: folders, of state
+// and of sockets, mounts, processes and cgroups. Other programs' are not counted.
+func traces(t *testing.T, dir string) []string {
 	t.Helper()
-	mounts, err := os.ReadFile("/proc/self/mounts")
+	out, err := filepath.Glob(filepath.Join(dir, "daemon-*"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := strings.Split(strings.TrimSpace(string(mounts)), "\n")
-	for _, pattern := range []string{os.TempDir() + "/rke2-buildkit-*", "/sys/fs/cgroup/rke2-build-*", "/sys/fs/cgroup/*/rke2-build-*", "/run/buildkit*", "/run/runc*"} {
-		found, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
+	for _, d := range out {
+		if socket, err := os.ReadFile(filepath.Join(d, nameFile)); err == nil {
+			out = append(out, string(socket))
 		}
-		out = append(out, found...)
+		name := "rke2-build-" + filepath.Base(d)
+		for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
+			groups, err := filepath.Glob(pattern)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, groups...)
+		}
 	}
-	exes, err := filepath.Glob("/proc/[0-9]*/exe")
+	pids, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range exes {
-		if target, err := os.Readlink(e); err == nil && (strings.HasSuffix(target, "/buildkitd") || strings.HasSuffix(target, "/runc") || strings.HasSuffix(target, "/unshare")) {
-			out = append(out, e+" "+target)
+	for _, p := range pids {
+		for _, name := range []string{"cmdline", "mountinfo"} {
+			data, err := os.ReadFile(filepath.Join(p, name))
+			if err == nil && bytes.Contains(data, []byte(dir+"/daemon-")) {
+				out = append(out, filepath.Join(p, name))
+			}
 		}
 	}
 	return out
+}
+
+func nothingLeft(t *testing.T, dir string) {
+	t.Helper()
+	if left := traces(t, dir); len(left) > 0 {
+		t.Errorf("%v are left", left)
+	}
 }
 
 // folder is a Dockerfile with files beside it.
@@ -146,7 +144,7 @@ func folder(t *testing.T, dockerfile string, files map[string]string) string {
 func request(dir string, contexts map[string][]layer.File) Request {
 	return Request{
 		Dockerfile: filepath.Join(dir, "Dockerfile"), Contexts: contexts, Local: image.Dir(dir),
-		Platform: v1.Platform{OS: host.OS, Architecture: host.Arch}, Epoch: epoch,
+		Platform: v1.Platform{OS: "linux", Architecture: runtime.GOARCH}, Epoch: epoch,
 	}
 }
 
@@ -227,7 +225,7 @@ CMD ["x"]
 			t.Errorf("%+v", f)
 		}
 	}
-	if len(img.Files) != 9 || len(img.Layers) != 2 || img.Layers[0].Cached || img.Descriptor.Platform.Architecture != host.Arch {
+	if len(img.Files) != 9 || len(img.Layers) != 2 || img.Layers[0].Cached || img.Descriptor.Platform.Architecture != runtime.GOARCH {
 		t.Errorf("%+v", img)
 	}
 	again, err := b.Build(t.Context(), r)
@@ -269,11 +267,14 @@ func TestSameSizeOtherContent(t *testing.T) {
 
 func TestStop(t *testing.T) {
 	p := programs(t)
-	before := census(t)
 	dir := t.TempDir()
 	d, err := Start(t.Context(), DaemonOptions{Programs: p, Dir: dir})
 	if err != nil {
 		t.Fatal(err)
+	}
+	socket := d.socket
+	if len(traces(t, dir)) < 3 {
+		t.Fatalf("a running daemon has only %v: the test can't see it", traces(t, dir))
 	}
 	if err := d.Stop(); err != nil {
 		t.Error(err)
@@ -281,20 +282,88 @@ func TestStop(t *testing.T) {
 	if err := d.Stop(); err != nil {
 		t.Error("again:", err)
 	}
+	nothingLeft(t, dir)
+	if _, err := os.Stat(socket); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is left: %v", socket, err)
+	}
 	// One that can't start leaves as little.
-	p.Buildkitd = "/bin/false"
-	if _, err = Start(t.Context(), DaemonOptions{Programs: p, Dir: dir}); err == nil || !strings.Contains(err.Error(), "starting buildkitd: it ended") {
+	if _, err = Start(t.Context(), DaemonOptions{Programs: Programs{Buildkitd: "/bin/false", Runc: p.Runc}, Dir: dir}); err == nil || !strings.Contains(err.Error(), "starting buildkitd: it ended: exit status 1") {
+		t.Errorf("error %v", err)
+	}
+	if _, err = Start(t.Context(), DaemonOptions{Programs: Programs{Buildkitd: p.Buildkitd, Runc: "/nowhere/runc"}, Dir: dir}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err = Start(ctx, DaemonOptions{Programs: programs(t), Dir: dir}); !errors.Is(err, context.Canceled) {
+	if _, err = Start(ctx, DaemonOptions{Programs: p, Dir: dir}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
-	if after := census(t); !reflect.DeepEqual(before, after) {
-		t.Errorf("before\n%s\nafter\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
+	nothingLeft(t, dir)
+}
+
+// helper, in the environment, makes this program one that starts a daemon and waits to
+// be killed: it has the folder for its state.
+const helper = "RKE2_TEST_BUILDKIT"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(helper); dir != "" {
+		_, err := Start(context.Background(), DaemonOptions{Programs: Programs{Buildkitd: os.Args[1], Runc: os.Args[2]}, Dir: dir})
+		fmt.Println("started:", err)
+		select {}
 	}
-	if left, _ := filepath.Glob(dir + "/daemon-*"); len(left) > 0 {
-		t.Errorf("%v are left", left)
+	os.Exit(m.Run())
+}
+
+// A daemon ends with whoever started it, even if that is killed, and the next one clears
+// up.
+func TestOwnerKilled(t *testing.T) {
+	p := programs(t)
+	dir := t.TempDir()
+	cmd := exec.Command("/proc/self/exe", p.Buildkitd, p.Runc)
+	cmd.Env = append(os.Environ(), helper+"="+dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
 	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || line != "started: <nil>\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	processes := func() (n int) {
+		for _, s := range traces(t, dir) {
+			if strings.HasPrefix(s, "/proc/") {
+				n++
+			}
+		}
+		return n
+	}
+	if processes() == 0 {
+		t.Fatal("no daemon runs: the test can't see it")
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed
+	for deadline := time.Now().Add(20 * time.Second); processes() > 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%v are left", traces(t, dir))
+		}
+	}
+	if len(traces(t, dir)) < 2 {
+		t.Fatalf("only %v are left: there is nothing to clear up", traces(t, dir))
+	}
+	d, err := Start(t.Context(), DaemonOptions{Programs: p, Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(dir + "/daemon-*"); len(left) != 1 {
+		t.Errorf("%v", left)
+	}
+	if err := d.Stop(); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t, dir)
 }
