@@ -1,0 +1,65 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func TestVersion(t *testing.T) {
+	for _, arg := range []string{"version", "--version"} {
+		var out bytes.Buffer
+		if code := run(context.Background(), []string{arg}, getenv(nil), files{}, &out); code != 0 {
+			t.Errorf("exit %d", code)
+		}
+		if !regexp.MustCompile(`^klipper-helm \S+ \(helm v3\.\d+\.\d+, go1\.\S+\)\n$`).MatchString(out.String()) {
+			t.Errorf("%s: %q", arg, out.String())
+		}
+	}
+}
+
+// Without a cluster: what the exit code is, and that the last words are there.
+func TestExitCodes(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	content := string(encode(t, packed(t, webChart())))
+	for _, c := range []struct {
+		name  string
+		args  []string
+		set   [2]string
+		chart string
+		code  int
+		want  string
+	}{
+		{"helm v2", []string{"install"}, [2]string{"HELM_VERSION", "v2"}, content, 64, "only Helm v3"},
+		{"no chart", []string{"install"}, [2]string{"CHART", ""}, "", 64, "no chart"},
+		{"no cluster", []string{"install"}, [2]string{}, content, 1, "install of release web failed: finding the Kubernetes API"},
+		{"chart is not base64", []string{"install"}, [2]string{}, "H4sI!", 1, "spec.chartContent of HelmChart web"},
+		{"delete without cluster", []string{"delete"}, [2]string{}, "", 0, "is not tried again"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			f := files{config: filepath.Join(dir, "config"), chart: filepath.Join(dir, "chart"), termination: filepath.Join(dir, "termination-log")}
+			write(t, dir, map[string]string{"termination-log": ""})
+			if c.chart != "" {
+				write(t, dir, map[string]string{"chart/web.tgz.base64": c.chart})
+			}
+			env := controllerEnv()
+			if c.set[0] != "" {
+				env[c.set[0]] = c.set[1]
+			}
+			var out bytes.Buffer
+			if code := run(context.Background(), c.args, getenv(env), f, &out); code != c.code {
+				t.Errorf("exit %d, want %d", code, c.code)
+			}
+			words, err := os.ReadFile(f.termination)
+			if err != nil || !strings.Contains(string(words), c.want) || !strings.HasSuffix(out.String(), string(words)+"\n") {
+				t.Errorf("%v, last words %q, want %q; log:\n%s", err, words, c.want, &out)
+			}
+		})
+	}
+}
