@@ -20,6 +20,7 @@ import (
 
 	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/cache"
+	"github.com/rancher/rke2/build/cc"
 	"github.com/rancher/rke2/build/debian"
 	"github.com/rancher/rke2/build/lock"
 	"github.com/rancher/rke2/images"
@@ -181,28 +182,29 @@ func (c *Compiler) plan(ctx context.Context, comp images.Component, p Platform, 
 	if err != nil {
 		return plan{}, fmt.Errorf("component %s: %w", comp.Name, err)
 	}
-	var cc compilerC
+	settings := c.tools.settings(comp, c.fips, p)
+	out := plan{env: settings}
+	var compiler cc.Compiler
 	var libs map[string]string
 	if usesCgo(comp) {
-		if cc, err = c.tools.compilerFor(ctx, p); err != nil {
+		if compiler, err = cc.Find(ctx, p); err != nil {
 			return plan{}, fmt.Errorf("component %s: %w", comp.Name, err)
 		}
-	}
-	settings := c.tools.settings(comp, c.fips, p, cc)
-	out := plan{env: settings}
-	switch {
-	case usesCgo(comp) && c.sysroots != nil && lock.Needed(comp):
-		sys, err := c.sysroots.Sysroot(ctx, comp, p, fetching)
-		if err != nil {
-			return plan{}, err
-		}
-		libs = map[string]string{"sysroot": sys.ID}
-		out.materials = sys.Materials
-		// Where the sysroot is has no part in the key, and none in the result.
-		out.env = withSysroot(settings, sys)
-	case usesCgo(comp):
-		if libs, err = cc.libraries(ctx, comp); err != nil {
-			return plan{}, err
+		// Where compiler and libraries are has no part in the key, and none in the result.
+		out.env = maps.Clone(settings)
+		out.env["CC"] = compiler.Path
+		if c.sysroots == nil || !lock.Needed(comp) {
+			if libs, err = libraries(ctx, compiler, comp); err != nil {
+				return plan{}, err
+			}
+		} else {
+			sys, err := c.sysroots.Sysroot(ctx, comp, p, fetching)
+			if err != nil {
+				return plan{}, err
+			}
+			libs = map[string]string{"sysroot": sys.ID}
+			out.materials = sys.Materials
+			useSysroot(out.env, sys)
 		}
 	}
 	for _, b := range comp.Binaries {
@@ -211,7 +213,7 @@ func (c *Compiler) plan(ctx context.Context, comp images.Component, p Platform, 
 			Settings: settings, Sources: sources, Package: b.Package, Args: buildArgs(comp, b), Crypto: comp.Crypto,
 		}
 		if usesCgo(comp) {
-			in.CC = cc.id
+			in.CC = compiler.ID
 		}
 		key, err := cache.Key(in)
 		if err != nil {
@@ -222,18 +224,15 @@ func (c *Compiler) plan(ctx context.Context, comp images.Component, p Platform, 
 	return out, nil
 }
 
-// withSysroot makes the C compiler and pkg-config look into the sysroot alone.
-func withSysroot(settings map[string]string, sys debian.Sysroot) map[string]string {
-	env := maps.Clone(settings)
-	root := "--sysroot=" + sys.Dir
-	env["CGO_CFLAGS"] += " " + root + " -ffile-prefix-map=" + sys.Dir + "=/sysroot"
-	env["CGO_LDFLAGS"] = strings.TrimSpace(env["CGO_LDFLAGS"] + " " + root)
+// useSysroot makes the C compiler and pkg-config look into the sysroot alone.
+func useSysroot(env map[string]string, sys debian.Sysroot) {
+	env["CC"] += " " + strings.Join(sys.Flags(), " ")
+	env["CGO_CFLAGS"] += " -ffile-prefix-map=" + sys.Dir + "=/sysroot"
 	env["PKG_CONFIG_LIBDIR"] = sys.PkgConfig()
 	env["PKG_CONFIG_PATH"] = ""
 	// What the compiler finds by itself is not to be named, or it would be the host's.
 	env["PKG_CONFIG_SYSTEM_INCLUDE_PATH"] = "/usr/include:/usr/include/" + sys.Triple
 	env["PKG_CONFIG_SYSTEM_LIBRARY_PATH"] = "/usr/lib:/usr/lib/" + sys.Triple + ":/lib:/lib/" + sys.Triple
-	return env
 }
 
 func buildArgs(comp images.Component, b images.Binary) []string {
@@ -401,10 +400,14 @@ func hashSources(dir string) (map[string]string, error) {
 			return err
 		}
 		switch {
-		case d.IsDir(), rel == "image.yaml", strings.HasPrefix(rel, "Dockerfile"):
+		case d.IsDir(), rel == "image.yaml", rel == lock.FileName, strings.HasPrefix(rel, "Dockerfile"):
 			return nil
 		case strings.HasSuffix(rel, "_test.go"):
 			return nil
+		case d.Type()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			sums[filepath.ToSlash(rel)] = "link to " + target
+			return err
 		}
 		sum, err := hashFile(path)
 		sums[filepath.ToSlash(rel)] = sum

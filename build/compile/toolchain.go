@@ -11,11 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sort"
 	"strings"
 
 	"github.com/rancher/rke2/build/artifact"
+	"github.com/rancher/rke2/build/cc"
 	"github.com/rancher/rke2/images"
 )
 
@@ -29,13 +29,6 @@ type toolchain struct {
 	goCmd   string
 	version string            // go version
 	fetch   map[string]string // where modules come from and go: no part of the key
-	cc      string            // the C compiler of this machine, as go env has it
-}
-
-// compilerC is a C compiler for one platform.
-type compilerC struct {
-	path string
-	id   string // what it calls itself
 }
 
 // fetchVars say where modules come from and are kept. go.sum says what they are, so
@@ -57,7 +50,7 @@ func detect(ctx context.Context) (*toolchain, error) {
 		return nil, fmt.Errorf("finding the go command: %w", err)
 	}
 	t := &toolchain{goCmd: goCmd, fetch: map[string]string{}}
-	out, err := output(ctx, os.Environ(), goCmd, append([]string{"env", "-json", "GOVERSION", "CC"}, fetchVars...)...)
+	out, err := output(ctx, os.Environ(), goCmd, append([]string{"env", "-json", "GOVERSION"}, fetchVars...)...)
 	if err != nil {
 		return nil, fmt.Errorf("asking the go command for its settings: %w", err)
 	}
@@ -71,39 +64,11 @@ func detect(ctx context.Context) (*toolchain, error) {
 			t.fetch[k] = v
 		}
 	}
-	t.cc = env["CC"]
 	return t, nil
 }
 
-// debianArch is what a cross compiler and Debian call an architecture.
-var debianArch = map[string]struct{ triplet, gcc, libc string }{
-	"amd64": {"x86_64-linux-gnu", "gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"},
-	"arm64": {"aarch64-linux-gnu", "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"},
-}
-
-// compilerFor finds the C compiler for a platform: this machine's own, or Debian's cross
-// compiler.
-func (t *toolchain) compilerFor(ctx context.Context, p Platform) (compilerC, error) {
-	name, packages := t.cc, "gcc libc6-dev"
-	if p.Arch != runtime.GOARCH {
-		d := debianArch[p.Arch]
-		name, packages = d.triplet+"-gcc", d.gcc+" "+d.libc
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return compilerC{}, fmt.Errorf("a C compiler for %s is needed; on Debian: apt-get install %s", p, packages)
-	}
-	id, err := output(ctx, os.Environ(), path, "--version")
-	if err != nil {
-		return compilerC{}, fmt.Errorf("asking the C compiler for its version: %w", err)
-	}
-	c := compilerC{path: path}
-	c.id, _, _ = strings.Cut(string(id), "\n")
-	return c, nil
-}
-
 // settings are the variables that the result depends on.
-func (t *toolchain) settings(c images.Component, fips string, p Platform, cc compilerC) map[string]string {
+func (t *toolchain) settings(c images.Component, fips string, p Platform) map[string]string {
 	s := map[string]string{
 		"GOOS":         p.OS,
 		"GOARCH":       p.Arch,
@@ -130,7 +95,6 @@ func (t *toolchain) settings(c images.Component, fips string, p Platform, cc com
 	}
 	if usesCgo(c) {
 		s["CGO_ENABLED"] = "1"
-		s["CC"] = cc.path
 		s["CGO_CFLAGS"] = "-O2"
 		s["CGO_LDFLAGS"] = ""
 		s["LC_ALL"] = "C"
@@ -163,7 +127,7 @@ func usesCgo(c images.Component) bool { return c.Cgo != nil || c.Crypto == image
 
 // libraries finds the static libraries that go into the component, and hashes them:
 // with cgo they are part of the result.
-func (cc compilerC) libraries(ctx context.Context, c images.Component) (map[string]string, error) {
+func libraries(ctx context.Context, compiler cc.Compiler, c images.Component) (map[string]string, error) {
 	wanted := []images.Library{{File: "libc.a", Package: "libc6-dev"}, {File: "libpthread.a", Package: "libc6-dev"}}
 	if c.Cgo != nil {
 		wanted = append(wanted, c.Cgo.Libraries...)
@@ -171,7 +135,7 @@ func (cc compilerC) libraries(ctx context.Context, c images.Component) (map[stri
 	found := map[string]string{}
 	var missing []string
 	for _, l := range wanted {
-		out, err := output(ctx, os.Environ(), cc.path, "-print-file-name="+l.File)
+		out, err := output(ctx, os.Environ(), compiler.Path, "-print-file-name="+l.File)
 		if err != nil {
 			return nil, fmt.Errorf("asking the C compiler for %s: %w", l.File, err)
 		}
