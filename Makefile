@@ -31,6 +31,9 @@ export RKE2_DIST := $(abspath $(DIST))
 RKE2_BUILD := $(DIST)/rke2-build
 LINT       := $(DIST)/tools/golangci-lint
 
+# Our own programs in images are modules of their own.
+OWN_PROGRAMS := $(sort $(dir $(shell find images -mindepth 2 -name '*_test.go' -not -path '*/*/*/*/*')))
+
 # What the two programs are linked from, so that nothing changed is nothing done. Files
 # that tests alone read are left out.
 SOURCES := go.mod go.sum Makefile $(shell find cmd airgap runtime build images/*.go -type f \
@@ -82,7 +85,8 @@ test: airgap lint test-unit test-sealed ## All tests, a boot on a sealed host am
 
 .PHONY: test-unit
 test-unit: ## Unit and integration tests (need the products of `make airgap`)
-	go test -timeout 30m $$(go list ./... | grep -v /tests/sealed)
+	go test -timeout 30m $$(go list ./... | grep -v -e /tests/sealed -e /tests/bench)
+	@for d in $(OWN_PROGRAMS); do echo "go test ./$$d/..." && (cd $$d && GOFLAGS= go test ./...) || exit 1; done
 
 .PHONY: test-sealed
 test-sealed: ## Real nodes on hosts with no network (root; need the products of `make airgap`)

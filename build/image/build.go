@@ -82,9 +82,8 @@ func (d *Dockerfile) Build(o Options) (Image, error) {
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, made[i].DiffID)
 		manifest.Layers = append(manifest.Layers, made[i].Descriptor())
 		img.Layers = append(img.Layers, made[i])
-		img.Files = append(img.Files, p.files...)
 	}
-	sort.Slice(img.Files, func(i, j int) bool { return img.Files[i].Path < img.Files[j].Path })
+	img.Files = final(plans)
 	if img.Config, err = encode(config); err != nil {
 		return Image{}, err
 	}
@@ -98,6 +97,22 @@ func (d *Dockerfile) Build(o Options) (Image, error) {
 	return img, nil
 }
 
+// final is the tree that the layers make.
+func final(plans []layerPlan) []layer.File {
+	at := map[string]layer.File{}
+	for _, p := range plans {
+		for _, f := range p.files {
+			at[f.Path] = f
+		}
+	}
+	out := make([]layer.File, 0, len(at))
+	for _, f := range at {
+		out = append(out, f)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
+	return out
+}
+
 // layerPlan is one entry of the history; files is nil where it has no layer.
 type layerPlan struct {
 	line  int
@@ -107,7 +122,7 @@ type layerPlan struct {
 
 // layers works out what each instruction adds to the tree, in order.
 func (d *Dockerfile) layers(o Options) ([]layerPlan, error) {
-	tree := map[string]bool{} // path in the image -> is a folder
+	tree := known{}
 	var plans []layerPlan
 	if d.base != Scratch {
 		ctx, ok := o.Contexts[d.base]
@@ -118,10 +133,10 @@ func (d *Dockerfile) layers(o Options) ([]layerPlan, error) {
 		if err != nil {
 			return nil, d.errorf(d.from, "FROM %s: %w", d.base, err)
 		}
-		if err := extend(tree, files); err != nil {
+		if err := tree.add(files); err != nil {
 			return nil, d.errorf(d.from, "FROM %s: %w", d.base, err)
 		}
-		plans = append(plans, layerPlan{line: d.from, text: "FROM " + d.base, files: files})
+		plans = append(plans, layerPlan{line: d.from, text: "FROM " + d.base, files: tree.withFolders(files, 0o755)})
 	}
 	for _, s := range d.steps {
 		p := layerPlan{line: s.line, text: s.text}
@@ -131,11 +146,11 @@ func (d *Dockerfile) layers(o Options) ([]layerPlan, error) {
 			if err != nil {
 				return nil, d.errorf(s.line, "COPY: %w", err)
 			}
-			p.files = files
-		case s.mkdir != "" && s.mkdir != "/" && !tree[clean(s.mkdir)]:
-			p.files = []layer.File{{Path: clean(s.mkdir), Mode: 0o755, Dir: true}}
+			p.files = tree.withFolders(files, s.copy.folderMode())
+		case s.mkdir != "" && s.mkdir != "/" && !tree.isFolder(clean(s.mkdir)):
+			p.files = tree.withFolders([]layer.File{{Path: clean(s.mkdir), Mode: 0o755, Dir: true}}, 0o755)
 		}
-		if err := extend(tree, p.files); err != nil {
+		if err := tree.add(p.files); err != nil {
 			return nil, d.errorf(s.line, "%w", err)
 		}
 		plans = append(plans, p)
@@ -143,7 +158,7 @@ func (d *Dockerfile) layers(o Options) ([]layerPlan, error) {
 	return plans, nil
 }
 
-func (c *copyStep) files(o Options, tree map[string]bool) ([]layer.File, error) {
+func (c *copyStep) files(o Options, tree known) ([]layer.File, error) {
 	ctx, where := o.Local, "the Dockerfile's folder"
 	if c.from != "" {
 		var ok bool
@@ -168,7 +183,7 @@ func (c *copyStep) files(o Options, tree map[string]bool) ([]layer.File, error) 
 		return nil, fmt.Errorf("%d sources need a folder to go to: write %s/", len(found), c.dest)
 	}
 	dest := clean(c.dest)
-	if tree[dest] && !toFolder && !found[0].file.Dir {
+	if tree.isFolder(dest) && !toFolder && !found[0].file.Dir {
 		return nil, fmt.Errorf("%s is a folder: write %s/", c.dest, c.dest)
 	}
 	out := []layer.File{}
@@ -176,10 +191,10 @@ func (c *copyStep) files(o Options, tree map[string]bool) ([]layer.File, error) 
 		if m.file.Dir {
 			// A folder's contents are copied, and the folder to copy to is made.
 			if dest != "" {
-				out = append(out, layer.File{Path: dest, Mode: 0o755, Dir: true})
+				out = append(out, layer.File{Path: dest, Mode: tree.folderMode(dest, c.folderMode()), Dir: true})
 			}
 			for _, f := range m.below {
-				f.Path = path.Join(dest, strings.TrimPrefix(f.Path, m.file.Path))
+				f.Path = clean(path.Join(dest, strings.TrimPrefix(f.Path, m.file.Path)))
 				out = append(out, f)
 			}
 			continue
@@ -196,17 +211,23 @@ func (c *copyStep) files(o Options, tree map[string]bool) ([]layer.File, error) 
 		out = append(out, f)
 	}
 	if c.chmod != "" {
-		mode, err := strconv.ParseUint(c.chmod, 8, 12)
-		if err != nil {
-			return nil, fmt.Errorf("--chmod=%s: %w", c.chmod, err)
-		}
 		for i := range out {
 			if !out[i].Dir || out[i].Path != dest {
-				out[i].Mode = fs.FileMode(mode)
+				out[i].Mode = c.folderMode()
 			}
 		}
 	}
 	return out, nil
+}
+
+// folderMode is the mode of folders that have to be made to copy into: BuildKit gives
+// them that of --chmod.
+func (c *copyStep) folderMode() fs.FileMode {
+	if c.chmod == "" {
+		return 0o755
+	}
+	mode, _ := strconv.ParseUint(c.chmod, 8, 12) // checked when the line was read
+	return fs.FileMode(mode)
 }
 
 // match is a source: a file, or a folder with what is below it.
@@ -250,20 +271,70 @@ func find(ctx Context, pattern string) ([]match, error) {
 	return out, nil
 }
 
-// extend adds files to the tree. A file that is there already would be in the image
-// twice, so it is a mistake in the Dockerfile.
-func extend(tree map[string]bool, files []layer.File) error {
+// known is what is in an image: by path, a folder's mode, with fs.ModeDir, or 0 for
+// anything else.
+type known map[string]fs.FileMode
+
+func (k known) isFolder(p string) bool { return k[p].IsDir() }
+
+// folderMode is the mode of a folder: its own, or the given one if it is to be made.
+func (k known) folderMode(p string, made fs.FileMode) fs.FileMode {
+	if m := k[p]; m.IsDir() {
+		return m.Perm()
+	}
+	return made
+}
+
+// withFolders adds the folders above files. A layer that has a folder says what its mode
+// is, so one that is there already has to keep its own.
+func (k known) withFolders(files []layer.File, made fs.FileMode) []layer.File {
+	if files == nil {
+		return nil
+	}
+	given := map[string]int{}
+	out := []layer.File{}
+	add := func(f layer.File) {
+		if i, ok := given[f.Path]; ok && f.Dir && out[i].Dir {
+			out[i] = f // named twice: the last one is meant
+			return
+		}
+		given[f.Path] = len(out)
+		out = append(out, f)
+	}
+	for _, f := range files {
+		f.Path = clean(f.Path)
+		add(f)
+	}
+	for _, f := range files {
+		for up := path.Dir(clean(f.Path)); up != "." && up != "/"; up = path.Dir(up) {
+			if _, ok := given[up]; !ok {
+				add(layer.File{Path: up, Mode: k.folderMode(up, made), Dir: true})
+			}
+		}
+	}
+	return out
+}
+
+// add puts files into the tree. A file that is there already would be in the image twice,
+// so it is a mistake in the Dockerfile.
+func (k known) add(files []layer.File) error {
 	for _, f := range files {
 		p := clean(f.Path)
-		if isDir, ok := tree[p]; ok && (!isDir || !f.Dir) {
+		if mode, ok := k[p]; ok && (!mode.IsDir() || !f.Dir) {
 			return fmt.Errorf("/%s is in the image already", p)
 		}
-		tree[p] = f.Dir
+		k[p] = 0
+		if f.Dir {
+			k[p] = fs.ModeDir | f.Mode.Perm()
+		}
 		for up := path.Dir(p); up != "." && up != "/"; up = path.Dir(up) {
-			if isDir, ok := tree[up]; ok && !isDir {
+			mode, ok := k[up]
+			if ok && !mode.IsDir() {
 				return fmt.Errorf("/%s can't be made: /%s is no folder", p, up)
 			}
-			tree[up] = true
+			if !ok {
+				k[up] = fs.ModeDir | 0o755
+			}
 		}
 	}
 	return nil

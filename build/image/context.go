@@ -21,21 +21,31 @@ type Context interface {
 // Files is a context of listed files.
 type Files []layer.File
 
-// List implements Context.
+// List implements Context. Folders that are not listed are there with mode 0755.
 func (f Files) List(prefix string) ([]layer.File, error) {
 	var out []layer.File
-	dirs := map[string]bool{}
+	folders := map[string]int{}
 	for _, file := range f {
 		p := clean(file.Path)
-		if !below(p, prefix) {
+		if p == "" || !below(p, prefix) {
 			continue
 		}
 		file.Path = p
+		if file.Dir {
+			if i, ok := folders[p]; ok {
+				out[i] = file
+				continue
+			}
+			folders[p] = len(out)
+		}
 		out = append(out, file)
-		dirs[p] = dirs[p] || file.Dir
-		for up := path.Dir(p); up != "." && below(up, prefix) && !dirs[up]; up = path.Dir(up) {
-			dirs[up] = true
-			out = append(out, layer.File{Path: up, Mode: 0o755, Dir: true})
+	}
+	for _, file := range out {
+		for up := path.Dir(file.Path); up != "." && below(up, prefix); up = path.Dir(up) {
+			if _, ok := folders[up]; !ok {
+				folders[up] = len(out)
+				out = append(out, layer.File{Path: up, Mode: 0o755, Dir: true})
+			}
 		}
 	}
 	return out, nil

@@ -52,6 +52,7 @@ func options(t *testing.T) Options {
 	return Options{
 		Contexts: map[string]Context{
 			"kubelet": Files{{Path: "kubelet", Mode: 0o755, Source: src("kubelet")}},
+			"modes":   Files{{Path: "secret/a.txt", Mode: 0o644, Source: src("a.txt")}, {Path: "secret", Mode: 0o700, Dir: true}},
 			"share": Files{
 				{Path: "doc/a.txt", Mode: 0o644, Source: src("a.txt")},
 				{Path: "doc/deep/b.txt", Mode: 0o644, Source: src("b.txt")},
@@ -170,7 +171,8 @@ func TestCopy(t *testing.T) {
 		{"everything", "COPY --from=share / /d/", "drwxr-xr-x d/\n-rw------- d/c.conf c\ndrwxr-xr-x d/doc/\n-rw-r--r-- d/doc/a.txt a\ndrwxr-xr-x d/doc/deep/\n-rw-r--r-- d/doc/deep/b.txt b\nLrwxrwxrwx d/link doc/a.txt\n--"},
 		{"wildcard", "COPY --from=share /doc/*.txt /", "-rw-r--r-- a.txt a\n--"},
 		{"wildcard over folders", "COPY --from=share /*/a.txt /", "-rw-r--r-- a.txt a\n--"},
-		{"chmod", "COPY --chmod=0400 --from=share /doc /d/", "drwxr-xr-x d/\n-r-------- d/a.txt a\ndr-------- d/deep/\n-r-------- d/deep/b.txt b\n--"},
+		{"chmod", "COPY --chmod=0400 --from=share /doc /d/", "dr-------- d/\n-r-------- d/a.txt a\ndr-------- d/deep/\n-r-------- d/deep/b.txt b\n--"},
+		{"a folder keeps its mode", "COPY --from=modes / /\nCOPY --from=kubelet / /secret/", "drwx------ secret/\n-rw-r--r-- secret/a.txt a\n--\ndrwx------ secret/\n-rwxr-xr-x secret/kubelet kubelet!\n--"},
 		{"root's already", "COPY --link --chown=0:0 --from=kubelet / /", "-rwxr-xr-x kubelet kubelet!\n--"},
 		{"the Dockerfile's folder", "COPY sub /etc/", "drwxr-xr-x etc/\n-rw-r--r-- etc/own own\n--"},
 		{"relative", "WORKDIR /srv\nCOPY sub/own .", "drwxr-xr-x srv/\n--\ndrwxr-xr-x srv/\n-rw-r--r-- srv/own own\n--"},
@@ -249,7 +251,7 @@ func TestRefused(t *testing.T) {
 		{"port", "FROM scratch\nEXPOSE 1-3", []string{"Dockerfile:2:", "EXPOSE 1-3"}},
 		{"WORKDIR of a user", "FROM scratch\nUSER 1\nWORKDIR /a", []string{"Dockerfile:3:", "WORKDIR below USER"}},
 		{"no destination", "FROM scratch\nCOPY a", []string{"Dockerfile:2:", "COPY"}},
-		{"unknown context", "FROM scratch\nCOPY --from=kubelt / /bin/", []string{"Dockerfile:2:", "--from=kubelt", "known are: kubelet, share"}},
+		{"unknown context", "FROM scratch\nCOPY --from=kubelt / /bin/", []string{"Dockerfile:2:", "--from=kubelt", "known are: kubelet, modes, share"}},
 		{"unknown base", "FROM debian:12", []string{"Dockerfile:1:", "FROM debian:12", "known are"}},
 		{"no such file", "FROM scratch\nCOPY --from=kubelet /kubectl /bin/", []string{"Dockerfile:2:", "context kubelet has no /kubectl"}},
 		{"no such local file", "FROM scratch\nCOPY nothing /", []string{"Dockerfile:2:", "the Dockerfile's folder has no nothing"}},

@@ -46,7 +46,7 @@ const (
 // File is an entry of a layer. Exactly one of Dir, Link and Source says what it is.
 type File struct {
 	Path   string      // in the image: slash-separated, relative to its root
-	Mode   fs.FileMode // permission bits
+	Mode   fs.FileMode // permission bits, and fs.ModeSticky; programs that change who they run as are not for images
 	Dir    bool
 	Link   string // target of a symbolic link
 	Source string // path of the content on this machine
@@ -144,7 +144,7 @@ func normalise(files []File) ([]entry, error) {
 		if other, ok := byPath[p]; ok && (!other.Dir || !f.Dir) {
 			return nil, fmt.Errorf("layer has two entries for /%s", p)
 		}
-		e := entry{Path: p, Mode: f.Mode.Perm(), Dir: f.Dir, Link: f.Link, SHA256: f.SHA256, source: f.Source}
+		e := entry{Path: p, Mode: f.Mode & (fs.ModePerm | fs.ModeSticky), Dir: f.Dir, Link: f.Link, SHA256: f.SHA256, source: f.Source}
 		if !f.Dir && f.Link == "" && e.SHA256 == "" {
 			sum, err := hashFile(f.Source)
 			if err != nil {
@@ -215,7 +215,10 @@ func (b *Builder) write(dir string, entries []entry) (err error) {
 }
 
 func (b *Builder) writeEntry(tw *tar.Writer, e entry) error {
-	h := &tar.Header{Name: e.Path, Mode: int64(e.Mode), ModTime: b.epoch, Format: tar.FormatPAX}
+	h := &tar.Header{Name: e.Path, Mode: int64(e.Mode.Perm()), ModTime: b.epoch, Format: tar.FormatPAX}
+	if e.Mode&fs.ModeSticky != 0 {
+		h.Mode |= 0o1000
+	}
 	switch {
 	case e.Dir:
 		h.Typeflag, h.Name = tar.TypeDir, e.Path+"/"

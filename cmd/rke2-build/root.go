@@ -16,6 +16,7 @@ import (
 
 	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/cache"
+	"github.com/rancher/rke2/build/csource"
 	"github.com/rancher/rke2/build/debian"
 	"github.com/rancher/rke2/build/pipeline"
 	"github.com/rancher/rke2/build/sign"
@@ -199,9 +200,12 @@ func (f *flags) pipeline(cmd *cobra.Command) (*pipeline.Pipeline, error) {
 		return nil, err
 	}
 	s.Sysroots = archive
-	s.Makers = map[images.Kind]artifact.Maker{images.KindDebian: debian.New(archive)}
 	if f.verbose {
 		s.Verbose = cmd.ErrOrStderr()
+	}
+	s.Makers = map[images.Kind]artifact.Maker{
+		images.KindDebian: debian.New(archive),
+		images.KindSource: csource.New(c, archive, debian.MirrorsFromEnv(tree.Product.Debian), s.Verbose),
 	}
 	if err := f.chooseBuilder(cmd, &s); err != nil {
 		return nil, err
