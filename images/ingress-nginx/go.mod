@@ -81,7 +81,7 @@ require (
 )
 
 tool (
+	github.com/rancher/rke2/images/ingress-nginx/wait-shutdown
 	k8s.io/ingress-nginx/cmd/dbg
 	k8s.io/ingress-nginx/cmd/nginx
-	k8s.io/ingress-nginx/cmd/waitshutdown
 )
