@@ -14,6 +14,7 @@ import (
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
@@ -92,6 +93,9 @@ func (a *Archive) verify(ring openpgp.EntityList, data []byte) ([]byte, error) {
 		return nil, errors.New("there is text behind the signature")
 	}
 	_, err := block.VerifySignature(ring, &packet.Config{Time: a.o.Now})
+	if errors.Is(err, pgperrors.ErrKeyExpired) || errors.Is(err, pgperrors.ErrSignatureExpired) {
+		return nil, fmt.Errorf("the signature does not hold at %s, which this machine's clock says it is: %w (keys of %s)", a.o.Now().UTC().Format(time.RFC3339), err, a.o.Keyring)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the signature does not verify with the keys of %s: %w", a.o.Keyring, err)
 	}
