@@ -1,6 +1,7 @@
 package airgap
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -22,15 +23,15 @@ type Inspection struct {
 
 // ImageInfo describes one image.
 type ImageInfo struct {
-	Names        []string    `json:"names"`
-	Digest       string      `json:"digest,omitempty"` // none in a legacy docker-archive
-	MediaType    string      `json:"mediaType,omitempty"`
-	Platform     string      `json:"platform,omitempty"`
-	Sets         []string    `json:"sets,omitempty"`
-	Size         int64       `json:"size,omitempty"` // manifest, config and layers
-	Layers       []LayerInfo `json:"layers,omitempty"`
-	Signature    SigInfo     `json:"signature"`
-	Attestations int         `json:"attestations,omitempty"`
+	Names        []string          `json:"names"`
+	Digest       string            `json:"digest,omitempty"` // none in a legacy docker-archive
+	MediaType    string            `json:"mediaType,omitempty"`
+	Platform     string            `json:"platform,omitempty"`
+	Sets         []string          `json:"sets,omitempty"`
+	Size         int64             `json:"size,omitempty"` // manifest, config and layers
+	Layers       []LayerInfo       `json:"layers,omitempty"`
+	Signature    SigInfo           `json:"signature"`
+	Attestations []AttestationInfo `json:"attestations,omitempty"`
 }
 
 // LayerInfo describes one layer.
@@ -64,8 +65,8 @@ type SigInfo struct {
 	Reason      string `json:"reason,omitempty"` // why it is not verified
 }
 
-// Inspect describes an open archive. It reads manifests and signatures, but no
-// layers. The policy's keys and pins decide what counts as verified; its mode is
+// Inspect describes an open archive. It reads manifests, signatures and attestations,
+// but no layers. The policy's keys and pins decide what counts as verified; its mode is
 // not looked at.
 func (a *Archive) Inspect(policy trust.Policy) (Inspection, error) {
 	if err := a.whole(); err != nil {
@@ -73,11 +74,16 @@ func (a *Archive) Inspect(policy trust.Policy) (Inspection, error) {
 	}
 	policy.Mode = trust.ModeAll
 	out := Inspection{File: a.file, Size: a.size, Format: a.format, Bundle: a.ours, Compression: string(a.comp)}
-	for _, img := range a.images {
+	attestations, err := a.attestations(context.Background(), a.images, policy)
+	if err != nil {
+		return Inspection{}, fmt.Errorf("reading bundle %s: %w", a.file, err)
+	}
+	for i, img := range a.images {
 		info, err := a.inspectImage(img, policy)
 		if err != nil {
 			return Inspection{}, err
 		}
+		info.Attestations = attestations[i]
 		out.Images = append(out.Images, info)
 	}
 	return out, nil
@@ -101,11 +107,6 @@ func (a *Archive) inspectImage(img Image, policy trust.Policy) (ImageInfo, error
 	for _, l := range m.Layers {
 		info.Size += l.Size
 		info.Layers = append(info.Layers, LayerInfo{l.Digest.String(), string(l.MediaType), l.Size})
-	}
-	for _, at := range a.attached {
-		if at.kind == KindAttestations && (at.subject == img.Desc.Digest || at.subject == img.Index) {
-			info.Attestations++
-		}
 	}
 	info.Signature, err = a.sigInfo(img, policy)
 	return info, err

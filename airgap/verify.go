@@ -46,7 +46,7 @@ type Verification struct {
 }
 
 // Verify reads an archive whole: its structure, each blob's digest, each image's
-// signatures. What is wrong with the archive is in the Verification; the error is
+// signatures and attestations. What is wrong with the archive is in the Verification; the error is
 // for what kept Verify from finding out, such as a cancelled context.
 func Verify(ctx context.Context, file string, opt VerifyOptions) (Verification, error) {
 	out := Verification{File: file}
@@ -94,6 +94,11 @@ func Verify(ctx context.Context, file string, opt VerifyOptions) (Verification, 
 	for _, img := range ins.Images {
 		if img.Signature.State != SigVerified {
 			fault(img.Names[0], errors.New(img.Signature.Reason))
+		}
+		for _, att := range img.Attestations {
+			if !att.Verified {
+				fault(img.Names[0], fmt.Errorf("its attestation %s: %s", att.label(), att.Reason))
+			}
 		}
 	}
 	for _, ref := range missing(a.images, a.Sets(), opt) {
@@ -162,7 +167,10 @@ func (a *Archive) part(h v1.Hash) string {
 			}
 		}
 	}
-	if _, ok := a.descs[h]; ok {
+	switch d, ok := a.descs[h]; {
+	case ok && d.MediaType == envelopeType:
+		return "an attestation"
+	case ok:
 		return "part of a signature"
 	}
 	return "blob"
