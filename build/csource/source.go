@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -137,6 +138,9 @@ func untar(f fetched, dir string, strip bool) error {
 		}
 		if n == maxEntries {
 			return fmt.Errorf("it has more than %d files", maxEntries)
+		}
+		if slices.Contains(strings.Split(h.Name, "/"), "..") {
+			return fmt.Errorf("path %q leads out of the source package", h.Name)
 		}
 		name := strings.Trim(path.Clean(h.Name), "/")
 		if strip {
