@@ -26,7 +26,7 @@ func (f *flaky) IsReachable() error {
 	if f.asked > f.after {
 		return nil
 	}
-	return fmt.Errorf("Kubernetes cluster unreachable: %w", f.err) //nolint:staticcheck // Helm's words
+	return fmt.Errorf("Kubernetes cluster unreachable: %w", f.err)
 }
 
 func TestReach(t *testing.T) {

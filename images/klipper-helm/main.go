@@ -48,6 +48,9 @@ func run(ctx context.Context, args []string, env func(string) string, f files, o
 	if err == nil {
 		err = j.do(ctx, f, r)
 	}
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%w (%w)", err, context.Cause(ctx)) // which signal it was
+	}
 	var usage *usageError
 	switch {
 	case errors.As(err, &usage):
@@ -55,10 +58,10 @@ func run(ctx context.Context, args []string, env func(string) string, f files, o
 		return exitUsage
 	case err != nil && j.verb == verbDelete:
 		// A HelmChart whose delete job fails could never be removed.
-		r.last("deleting release %s did not complete, and is not tried again: %v", j.name, err)
+		r.last("release %s: delete did not complete, and is not tried again: %v", j.name, err)
 		return 0
 	case err != nil:
-		r.last("%s of release %s failed: %v", j.verb, j.name, err)
+		r.last("release %s: failed: %v", j.name, err)
 		return exitFailed
 	}
 	return 0

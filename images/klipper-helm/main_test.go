@@ -37,7 +37,7 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{"helm v2", []string{"install"}, [2]string{"HELM_VERSION", "v2"}, content, 64, "only Helm v3"},
 		{"no chart", []string{"install"}, [2]string{"CHART", ""}, "", 64, "no chart"},
-		{"no cluster", []string{"install"}, [2]string{}, content, 1, "install of release web failed: finding the Kubernetes API"},
+		{"no cluster", []string{"install"}, [2]string{}, content, 1, "release web: failed: finding the Kubernetes API"},
 		{"chart is not base64", []string{"install"}, [2]string{}, "H4sI!", 1, "spec.chartContent of HelmChart web"},
 		{"delete without cluster", []string{"delete"}, [2]string{}, "", 0, "is not tried again"},
 	} {

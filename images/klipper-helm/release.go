@@ -135,7 +135,7 @@ func (w *worker) apply(ctx context.Context, ch *chart.Chart, values map[string]a
 	steps, refused := plan(w.job, status)
 	var rel *release.Release
 	for _, s := range steps {
-		w.report.last("%s release %s, chart %s %s, in namespace %s", s, w.job.name, ch.Name(), ch.Metadata.Version, w.job.namespace)
+		w.report.last("release %s: %s (chart %s %s, namespace %s)", w.job.name, s, ch.Name(), ch.Metadata.Version, w.job.namespace)
 		switch s {
 		case markFailed:
 			last.SetStatus(release.StatusFailed, fmt.Sprintf("was %s when job started: interrupted", status))
@@ -206,7 +206,7 @@ func (w *worker) delete() error {
 		w.report.last("there is no release %s in namespace %s: nothing to delete", w.job.name, w.job.namespace)
 		return nil
 	}
-	w.report.last("uninstall release %s (%s at revision %d) in namespace %s", w.job.name, last.Info.Status, last.Version, w.job.namespace)
+	w.report.last("release %s: uninstall (%s at revision %d, namespace %s)", w.job.name, last.Info.Status, last.Version, w.job.namespace)
 	if err := w.uninstall(); err != nil {
 		return err
 	}
