@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -387,10 +388,12 @@ func readEntry(dir, binary string) (Binary, error) {
 	return b, nil
 }
 
-// hashSources hashes what a wrapper folder gives to the go command: go.mod, go.sum and
-// everything below that is not the declaration or the Dockerfile.
+// hashSources hashes what a wrapper folder gives to the go command: go.mod, go.sum and its
+// own sources. Files that go into images beside the programs count only where a source
+// embeds files.
 func hashSources(dir string) (map[string]string, error) {
-	sums := map[string]string{}
+	sums, others := map[string]string{}, map[string]string{}
+	embeds := false
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -406,15 +409,31 @@ func hashSources(dir string) (map[string]string, error) {
 			return nil
 		case d.Type()&fs.ModeSymlink != 0:
 			target, err := os.Readlink(path)
-			sums[filepath.ToSlash(rel)] = "link to " + target
+			others[filepath.ToSlash(rel)] = "link to " + target
 			return err
 		}
-		sum, err := hashFile(path)
-		sums[filepath.ToSlash(rel)] = sum
+		to := others
+		if rel == "go.mod" || rel == "go.sum" || slices.Contains(sourceFiles, filepath.Ext(rel)) {
+			to = sums
+		}
+		if filepath.Ext(rel) == ".go" && !embeds {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			embeds = bytes.Contains(data, []byte("\n//go:embed "))
+		}
+		to[filepath.ToSlash(rel)], err = hashFile(path)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading sources: %w", err)
 	}
+	if embeds {
+		maps.Copy(sums, others)
+	}
 	return sums, nil
 }
+
+// sourceFiles are the endings of what the go command compiles.
+var sourceFiles = []string{".go", ".s", ".S", ".c", ".h", ".syso"}

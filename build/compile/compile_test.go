@@ -126,6 +126,12 @@ func TestWhatIsBuiltAgain(t *testing.T) {
 		{"nothing", func(*testing.T, *images.Component) {}, false},
 		{"image.yaml's words", func(t *testing.T, c *images.Component) { put(t, c.Dir, "image.yaml", "description: x\n") }, false},
 		{"the Dockerfile", func(t *testing.T, c *images.Component) { put(t, c.Dir, "Dockerfile", "FROM scratch\n") }, false},
+		{"a file of the image", func(t *testing.T, c *images.Component) { put(t, c.Dir, "rootfs/etc/x.conf", "x\n") }, false},
+		{"a file that is embedded", func(t *testing.T, c *images.Component) {
+			put(t, c.Dir, "page.html", "x\n")
+			put(t, c.Dir, "page.go", "package main\n\nimport _ \"embed\"\n\n//go:embed page.html\nvar page string\n")
+		}, true},
+		{"the lock", func(t *testing.T, c *images.Component) { put(t, c.Dir, "sources.lock", "x\n") }, false},
 		{"a test", func(t *testing.T, c *images.Component) { put(t, c.Dir, "x_test.go", "package main\n") }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
