@@ -11,6 +11,7 @@
 //	file     GENERATED_FROM package        main module, Debian package or source
 //	file     DEPENDS_ON package            modules linked into a Go program
 //	package  GENERATED_FROM package        a Debian package and its source
+//	package  CONTAINS package              a Debian source and its archives
 //	image    GENERATED_FROM package        what left no file of its own, such as a static library
 //
 // Nothing is guessed: what nobody states, such as most licences, is NOASSERTION. The same

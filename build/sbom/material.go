@@ -43,8 +43,13 @@ func (w *writer) materials(files []inventory.File) error {
 		if err != nil {
 			return err
 		}
-		if src != w.purls[m.PURL] {
-			w.relate(w.purls[m.PURL], common.TypeRelationshipGeneratedFrom, src)
+		switch id := w.purls[m.PURL]; {
+		case id == src:
+		case strings.HasPrefix(m.PURL, "pkg:deb/"):
+			w.relate(id, common.TypeRelationshipGeneratedFrom, src)
+		default: // one of the archives that make up the source package
+			w.relate(src, common.TypeRelationshipContains, id)
+			w.parts[m.PURL] = true
 		}
 	}
 	return nil
@@ -98,10 +103,11 @@ func (w *writer) source(m artifact.Material) (common.ElementID, error) {
 	if d := binary.Qualifiers.Map()["distro"]; d != "" {
 		qualifiers = append(qualifiers, packageurl.Qualifier{Key: "distro", Value: d})
 	}
-	purl := packageurl.NewPackageURL(binary.Type, binary.Namespace, name, version, qualifiers, "")
+	// An epoch's colon stays as it is, as in the examples of the purl specification.
+	purl := strings.Replace(packageurl.NewPackageURL(binary.Type, binary.Namespace, name, version, qualifiers, "").ToString(), "%3A", ":", 1)
 	id := w.id("Package-"+binary.Type+"-", name, version, "source")
 	p := newPackage(id, name, version)
-	p.PackageExternalReferences = append(p.PackageExternalReferences, purlRef(purl.ToString()))
+	p.PackageExternalReferences = append(p.PackageExternalReferences, purlRef(purl))
 	p.PrimaryPackagePurpose = "SOURCE"
 	if binary.Namespace == "debian" {
 		p.PackageSupplier = &common.Supplier{SupplierType: "Organization", Supplier: "Debian"}
@@ -119,7 +125,7 @@ func (w *writer) unused(files []inventory.File) {
 		used[f.Package] = true
 	}
 	for purl, id := range w.purls {
-		if !used[purl] {
+		if !used[purl] && !w.parts[purl] {
 			w.relate(imageID, common.TypeRelationshipGeneratedFrom, id)
 		}
 	}

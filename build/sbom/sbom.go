@@ -63,6 +63,7 @@ type writer struct {
 	go_   map[inventory.Module]common.ElementID // Replaces is not part of the key
 	deb   map[string]common.ElementID           // Debian source packages by "name version"
 	purls map[string]common.ElementID           // materials by package URL
+	parts map[string]bool                       // materials that are part of a source package, by package URL
 	pkgs  []*v2_3.Package                       // without the image
 }
 
@@ -77,7 +78,7 @@ func document(in Input) (*v2_3.Document, error) {
 	}
 	w := &writer{
 		in: in, ids: map[common.ElementID]bool{imageID: true}, go_: map[inventory.Module]common.ElementID{},
-		deb: map[string]common.ElementID{}, purls: map[string]common.ElementID{},
+		deb: map[string]common.ElementID{}, purls: map[string]common.ElementID{}, parts: map[string]bool{},
 		doc: &v2_3.Document{
 			SPDXVersion: v2_3.Version, DataLicense: v2_3.DataLicense, SPDXIdentifier: "DOCUMENT",
 			DocumentName:      in.Name + ":" + in.Tag + " " + in.Platform.String(),

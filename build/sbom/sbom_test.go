@@ -25,6 +25,7 @@ const (
 	iptables = "pkg:deb/debian/iptables@1.8.9-2?arch=amd64&distro=bookworm"
 	socat    = "pkg:deb/debian/socat@1.7.4.4-2?arch=source&distro=bookworm"
 	library  = "pkg:deb/debian/libseccomp-dev@2.5.4-1%2Bdeb12u1?arch=amd64&distro=bookworm"
+	orig     = "pkg:generic/socat_1.7.4.4.orig.tar.gz?checksum=sha256:0f8f4b9d5c60b8c53d17b60d79ababc4a0f51b3bb6d2bd3ae8a6a4b9d68f195e"
 	template = "pkg:golang/k8s.io/ingress-nginx@v0.0.1"
 )
 
@@ -56,7 +57,8 @@ func example(t testing.TB) (Input, inventorytest.Sync) {
 			{PURL: iptables, Name: "iptables", Version: "1.8.9-2", Arch: "amd64", Source: "iptables 1.8.9-2", SHA256: strings.Repeat("1", 64),
 				URI: "http://deb.debian.org/debian/pool/main/i/iptables/iptables_1.8.9-2_amd64.deb", License: "GPL-2.0-or-later"},
 			{PURL: socat, Name: "socat", Version: "1.7.4.4-2", Arch: "source", SHA256: strings.Repeat("2", 64)},
-			{PURL: library, Name: "libseccomp-dev", Version: "2.5.4-1+deb12u1", Arch: "amd64", Source: "libseccomp 2.5.4-1+deb12u1"},
+			{PURL: orig, Name: "socat_1.7.4.4.orig.tar.gz", Version: "1.7.4.4-2", Source: "socat 1.7.4.4-2"},
+			{PURL: library, Name: "libseccomp-dev", Version: "2.5.4-1+deb12u1", Arch: "amd64", Source: "libseccomp 1:2.5.4-1+deb12u1"},
 			{PURL: template, Name: "k8s.io/ingress-nginx", Version: "v0.0.1", H1: "h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="},
 			{PURL: "pkg:golang/example.com/unused@v1.0.0", Name: "example.com/unused", Version: "v1.0.0"},
 		},
@@ -191,12 +193,16 @@ func TestDocument(t *testing.T) {
 		}
 	}
 	slices.Sort(sources)
-	want := []string{"pkg:deb/debian/iptables@1.8.9-2?arch=source&distro=bookworm", "pkg:deb/debian/libseccomp@2.5.4-1%2Bdeb12u1?arch=source&distro=bookworm", socat, template}
+	want := []string{"pkg:deb/debian/iptables@1.8.9-2?arch=source&distro=bookworm", "pkg:deb/debian/libseccomp@1:2.5.4-1%2Bdeb12u1?arch=source&distro=bookworm", socat, template}
 	if !slices.Equal(sources, want) {
 		t.Errorf("sources\n%s\nwant\n%s", strings.Join(sources, "\n"), strings.Join(want, "\n"))
 	}
 	if !d.related(d.file("./usr/bin/socat").FileSPDXIdentifier, "GENERATED_FROM", d.pkg("socat").PackageSPDXIdentifier) {
 		t.Error("nothing says that socat was built from its source")
+	}
+	archive := d.pkg("socat_1.7.4.4.orig.tar.gz").PackageSPDXIdentifier
+	if !d.related(d.pkg("socat").PackageSPDXIdentifier, "CONTAINS", archive) || d.related(img.PackageSPDXIdentifier, "GENERATED_FROM", archive) {
+		t.Error("nothing says that an archive is socat's source")
 	}
 	if !d.related(img.PackageSPDXIdentifier, "GENERATED_FROM", d.pkg("libseccomp-dev").PackageSPDXIdentifier) {
 		t.Error("nothing says that a static library went in")
