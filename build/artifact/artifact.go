@@ -56,6 +56,7 @@ type Artifact struct {
 	Platform  Platform
 	Contexts  map[string][]layer.File // by the name that Dockerfiles know
 	Materials []Material              // sorted by PURL
+	Compiler  string                  // the C compiler that took part, by what it says it is; "": none
 	Cached    bool                    // nothing had to be done
 	Elapsed   time.Duration
 	Size      int64 // bytes of what was made

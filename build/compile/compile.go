@@ -54,6 +54,7 @@ type Artifact struct {
 	Component string              `json:"component"`
 	Version   string              `json:"version"`
 	Materials []artifact.Material `json:"-"` // C libraries
+	Compiler  string              `json:"-"` // of C; "": none
 	Platform  Platform            `json:"platform"`
 	Binaries  []Binary            `json:"binaries"`
 	Cached    bool                `json:"cached"` // nothing was built
@@ -147,7 +148,7 @@ func (c *Compiler) Compile(ctx context.Context, comp images.Component, p Platfor
 			found[b.Name] = b
 		}
 	}
-	a := Artifact{Component: comp.Name, Version: comp.Version, Platform: p, Materials: plan.materials, Cached: len(missing) == 0, Elapsed: time.Since(start)}
+	a := Artifact{Component: comp.Name, Version: comp.Version, Platform: p, Materials: plan.materials, Compiler: plan.compiler, Cached: len(missing) == 0, Elapsed: time.Since(start)}
 	for _, j := range jobs {
 		a.Binaries = append(a.Binaries, found[j.binary.Name])
 	}
@@ -160,7 +161,7 @@ func (c *Compiler) Cached(ctx context.Context, comp images.Component, p Platform
 	if err != nil {
 		return Artifact{}, false, err
 	}
-	a := Artifact{Component: comp.Name, Version: comp.Version, Platform: p, Materials: plan.materials, Cached: true}
+	a := Artifact{Component: comp.Name, Version: comp.Version, Platform: p, Materials: plan.materials, Compiler: plan.compiler, Cached: true}
 	for _, j := range plan.jobs {
 		b, ok, err := c.lookup(j)
 		if err != nil || !ok {
@@ -176,6 +177,7 @@ type plan struct {
 	jobs      []job
 	env       map[string]string // for the go command
 	materials []artifact.Material
+	compiler  string // of C; "": none
 }
 
 func (c *Compiler) plan(ctx context.Context, comp images.Component, p Platform, fetching func([]string)) (plan, error) {
@@ -191,6 +193,7 @@ func (c *Compiler) plan(ctx context.Context, comp images.Component, p Platform, 
 		if compiler, err = cc.Find(ctx, p); err != nil {
 			return plan{}, fmt.Errorf("component %s: %w", comp.Name, err)
 		}
+		out.compiler = compiler.ID
 		// Where compiler and libraries are has no part in the key, and none in the result.
 		out.env = maps.Clone(settings)
 		out.env["CC"] = compiler.Path

@@ -119,6 +119,7 @@ func (m *Maker) make(ctx context.Context, c images.Component, p artifact.Platfor
 		return artifact.Artifact{}, fmt.Errorf("component %s (%s): %w", c.Name, p, err)
 	}
 	a, err := m.artifact(c, p, *l.Source, dir)
+	a.Compiler = compiler.ID
 	if err != nil {
 		if dropErr := m.cache.Drop(cacheKind, key); dropErr != nil {
 			return a, dropErr
@@ -323,8 +324,12 @@ func check(file string, p artifact.Platform) error {
 			return fmt.Errorf("it is not static: it asks for a loader (PT_INTERP)")
 		}
 	}
-	if libs, err := f.ImportedLibraries(); err != nil || len(libs) > 0 {
-		return fmt.Errorf("it is not static: it needs %s (%v)", strings.Join(libs, ", "), err)
+	libs, err := f.ImportedLibraries()
+	if err != nil {
+		return fmt.Errorf("reading it: %w", err)
+	}
+	if len(libs) > 0 {
+		return fmt.Errorf("it is not static: it needs %s", strings.Join(libs, ", "))
 	}
 	return nil
 }

@@ -42,9 +42,14 @@ func (p *Pipeline) statementFile(kind int, image string, platform artifact.Platf
 // about its manifest.
 func (p *Pipeline) describe(x *piece, tag name.Tag) error {
 	var materials []artifact.Material
+	var compilers []string
 	for _, a := range x.parts {
 		materials = append(materials, a.Materials...)
+		if a.Compiler != "" {
+			compilers = append(compilers, a.Compiler)
+		}
 	}
+	slices.Sort(compilers)
 	materials = artifact.SortMaterials(materials)
 	repository := p.s.Naming.Registry + "/" + p.s.Naming.Repo + "/" + x.image.Name
 	digest := x.made.Descriptor.Digest.String()
@@ -62,6 +67,7 @@ func (p *Pipeline) describe(x *piece, tag name.Tag) error {
 	in := provenance.Input{
 		Name: repository, Tag: tag.TagStr(), Digest: digest, Platform: x.platform,
 		Product: p.s.Tree.Product.Version, Epoch: p.s.Epoch, Go: p.compiler.GoVersion(), FIPS140: p.s.Tree.Product.FIPS140,
+		Compilers:  slices.Compact(compilers),
 		Components: p.needs(x), Sources: sources, Files: x.made.Files, Materials: materials, Cache: p.s.Cache,
 	}
 	if !slices.ContainsFunc(in.Components, func(c images.Component) bool { return c.Kind == images.KindGo }) {

@@ -23,7 +23,7 @@ func (g goMaker) Make(ctx context.Context, c images.Component, platform artifact
 	}
 	out := artifact.Artifact{
 		Component: c.Name, Version: c.Version, Platform: platform,
-		Contexts: map[string][]layer.File{}, Materials: a.Materials, Cached: a.Cached, Elapsed: a.Elapsed,
+		Contexts: map[string][]layer.File{}, Materials: a.Materials, Compiler: a.Compiler, Cached: a.Cached, Elapsed: a.Elapsed,
 	}
 	for _, b := range a.Binaries {
 		out.Contexts[b.Name] = []layer.File{{Path: b.Name, Mode: 0o755, Source: b.Path, SHA256: b.SHA256}}

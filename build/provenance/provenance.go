@@ -42,6 +42,7 @@ type Input struct {
 	Epoch      time.Time
 	Go         string             // version of the toolchain: go1.26.8; "" if nothing was compiled
 	FIPS140    string             // version of the Go Cryptographic Module
+	Compilers  []string           // C compilers that took part, by what they say they are
 	Components []images.Component // whose contexts the Dockerfile copies from
 	Sources    []Source           // declarations and locks
 	Files      []layer.File       // the image's final tree
@@ -63,6 +64,7 @@ type External struct {
 type Internal struct {
 	Go         string                       `json:"go,omitempty"`
 	FIPS140    string                       `json:"fips140,omitempty"`
+	Compilers  []string                     `json:"cCompilers,omitempty"`
 	Components []Component                  `json:"components"`
 	Programs   map[string]map[string]string `json:"programs,omitempty"` // path in the image: settings in its build info
 }
@@ -132,7 +134,7 @@ func predicate(in Input) (slsa.ProvenancePredicate, error) {
 }
 
 func internal(in Input, files []inventory.File) Internal {
-	out := Internal{Go: in.Go, FIPS140: in.FIPS140, Components: []Component{}, Programs: map[string]map[string]string{}}
+	out := Internal{Go: in.Go, FIPS140: in.FIPS140, Compilers: in.Compilers, Components: []Component{}, Programs: map[string]map[string]string{}}
 	for _, c := range in.Components {
 		out.Components = append(out.Components, component(c))
 	}
