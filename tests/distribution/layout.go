@@ -2,9 +2,11 @@ package distribution
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/rancher/rke2/build/layout"
 	"github.com/rancher/rke2/build/sign"
@@ -21,6 +24,7 @@ import (
 type Image struct {
 	Ref       string
 	Layers    [][]byte // of each platform alike, but for the config
+	Tars      [][]byte // layers too: compressed, with gzip and zstd in turn
 	Platforms []string // architectures; one: a manifest, more: an index
 	Flat      bool     // one platform, and no index
 }
@@ -83,6 +87,13 @@ func WriteLayout(t testing.TB, dir string, images ...Image) (publicKey string) {
 				m.Layers = append(m.Layers, d)
 				config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, d.Digest)
 			}
+			for i, b := range img.Tars {
+				mediaType, packed := pack(t, i, b)
+				m.Layers = append(m.Layers, put(mediaType, packed))
+				plain, _, err := v1.SHA256(bytes.NewReader(b))
+				must(err)
+				config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, plain)
+			}
 			m.Config = put(types.OCIConfigJSON, encode(config))
 			d := put(types.OCIManifestSchema1, encode(m))
 			d.Platform = &v1.Platform{OS: "linux", Architecture: arch}
@@ -112,6 +123,28 @@ func WriteLayout(t testing.TB, dir string, images ...Image) (publicKey string) {
 	publicKey = filepath.Join(filepath.Dir(keys), "cosign.pub")
 	must(os.WriteFile(publicKey, pem, 0o644))
 	return publicKey
+}
+
+// pack compresses a layer.
+func pack(t testing.TB, i int, data []byte) (types.MediaType, []byte) {
+	t.Helper()
+	var b bytes.Buffer
+	var w io.WriteCloser = gzip.NewWriter(&b)
+	mediaType := types.OCILayer
+	if i%2 == 1 {
+		z, err := zstd.NewWriter(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, mediaType = z, types.OCILayerZStd
+	}
+	if _, err := w.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return mediaType, b.Bytes()
 }
 
 // Digest is the SHA-256 of bytes, as registries write it.
