@@ -266,6 +266,12 @@ func (b *Builder) running(ctx context.Context, network bool) (*client.Client, er
 	if b.closed {
 		return nil, errors.New("the builder is closed")
 	}
+	if d := b.daemons[network]; d != nil && d.hasEnded() {
+		delete(b.daemons, network)
+		if err := d.Stop(); err != nil {
+			return nil, err
+		}
+	}
 	if b.daemons[network] == nil {
 		d, err := Start(ctx, DaemonOptions{Programs: *b.programs, Dir: filepath.Join(b.o.Cache.Dir(), "buildkitd"), Network: network})
 		if err != nil {
@@ -278,11 +284,12 @@ func (b *Builder) running(ctx context.Context, network bool) (*client.Client, er
 
 // mounts are what BuildKit may ask for, by name. The name of a context has its digest in
 // it, because BuildKit keeps what it got under a name, and next time takes only files
-// whose size or date is another: here all have one date.
-func (j *job) mounts() (mounts map[string]fsutil.FS, attrs map[string]string) {
+// whose size or date is another: here all have one date. fail is called when a file can't
+// be read.
+func (j *job) mounts(fail func(error)) (mounts map[string]fsutil.FS, attrs map[string]string) {
 	mounts = map[string]fsutil.FS{
 		"dockerfile": oneFile(j.file.base(), j.file.data, j.epoch),
-		"context":    j.local,
+		"context":    guarded{j.local, fail},
 	}
 	attrs = map[string]string{
 		"filename": j.file.base(),
@@ -295,7 +302,7 @@ func (j *job) mounts() (mounts map[string]fsutil.FS, attrs map[string]string) {
 	}
 	for name, t := range j.contexts {
 		local := name + "-" + j.digests[name][:16]
-		mounts[local] = t
+		mounts[local] = guarded{t, func(err error) { fail(fmt.Errorf("context %s: %w", name, err)) }}
 		attrs["context:"+name] = "local:" + local
 	}
 	return mounts, attrs

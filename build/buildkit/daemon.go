@@ -257,6 +257,15 @@ func (d *Daemon) answer(ctx context.Context) error {
 	return nil
 }
 
+func (d *Daemon) hasEnded() bool {
+	select {
+	case <-d.exited:
+		return true
+	default:
+		return false
+	}
+}
+
 // said is the end of the daemon's log, for an error.
 func (d *Daemon) said() string {
 	data, err := os.ReadFile(filepath.Join(d.dir, logName))

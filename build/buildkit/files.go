@@ -194,6 +194,36 @@ func (t *tree) Open(name string) (io.ReadCloser, error) {
 	return &checked{f: f, h: sha256.New(), want: n.file.SHA256}, nil
 }
 
+// guarded tells when a file can't be read: fsutil's sender takes one that doesn't open
+// for an empty one, and after an error later on it waits for ever.
+type guarded struct {
+	fsutil.FS
+	fail func(error)
+}
+
+// Open implements fsutil.FS.
+func (g guarded) Open(name string) (io.ReadCloser, error) {
+	r, err := g.FS.Open(name)
+	if err != nil {
+		g.fail(fmt.Errorf("/%s: %w", strings.TrimPrefix(name, "/"), err))
+		return nil, err
+	}
+	return &guardedReader{r, g.fail}, nil
+}
+
+type guardedReader struct {
+	io.ReadCloser
+	fail func(error)
+}
+
+func (g *guardedReader) Read(p []byte) (int, error) {
+	n, err := g.ReadCloser.Read(p)
+	if err != nil && err != io.EOF { //nolint:errorlint // a Reader's end is the value itself
+		g.fail(err)
+	}
+	return n, err
+}
+
 // listed is what the digest of a context is made of.
 type listed struct {
 	Path   string

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"github.com/moby/buildkit/client"
@@ -18,7 +19,9 @@ func (b *Builder) solve(ctx context.Context, j *job, dir string) error {
 	if err != nil {
 		return err
 	}
-	mounts, attrs := j.mounts()
+	inner, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	mounts, attrs := j.mounts(fail)
 	opt := client.SolveOpt{
 		Frontend:      "dockerfile.v0",
 		FrontendAttrs: attrs,
@@ -51,13 +54,17 @@ func (b *Builder) solve(ctx context.Context, j *job, dir string) error {
 			journal.add(s)
 		}
 	}()
-	_, err = c.Solve(ctx, nil, opt, status)
+	_, err = c.Solve(inner, nil, opt, status)
 	<-read
 	_ = w.CloseWithError(io.ErrUnexpectedEOF) // has no effect where the export came to its end
 	keepErr := <-kept
+	// The build is over, whatever Solve made of the error of a file that wasn't read.
+	if err == nil {
+		err = inner.Err()
+	}
 	if err != nil {
-		if ctx.Err() != nil {
-			return fmt.Errorf("building %s: %w", j.file.path, ctx.Err())
+		if inner.Err() != nil {
+			return fmt.Errorf("building %s: %w", j.file.path, context.Cause(inner))
 		}
 		if keepErr != nil && !errors.Is(keepErr, io.ErrUnexpectedEOF) {
 			return keepErr // the cause, not what BuildKit made of it
@@ -78,6 +85,9 @@ func onlyContexts() *spb.Policy {
 	}}
 }
 
+// reference is what BuildKit calls a tree, which says nothing to a reader of errors.
+var reference = regexp.MustCompile(`^failed to compute cache key: failed to calculate checksum of ref [^ ]+: `)
+
 // explain turns BuildKit's error into one that names the line, with the end of what the
 // failed step said.
 func (j *job) explain(err error, journal *journal) error {
@@ -87,7 +97,7 @@ func (j *job) explain(err error, journal *journal) error {
 			at = int(s.Ranges[0].Start.Line)
 		}
 	}
-	text := strings.TrimPrefix(err.Error(), "failed to solve: ")
+	text := reference.ReplaceAllString(strings.TrimPrefix(err.Error(), "failed to solve: "), "")
 	if said := journal.failed(); said != "" {
 		text += ":\n" + said
 	}
