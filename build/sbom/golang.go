@@ -61,10 +61,10 @@ func goPackage(id common.ElementID, m inventory.Module, purpose string) *v2_3.Pa
 			Category: common.CategoryOther, RefType: goSum, Locator: m.Sum,
 		})
 	}
-	switch {
-	case m.Path == "stdlib":
+	switch m.Path {
+	case "stdlib":
 		p.PackageSummary = "The Go standard library and runtime"
-	case m.Path == "golang.org/fips140":
+	case "golang.org/fips140":
 		p.PackageSummary = "The Go Cryptographic Module, in the place of the standard library's cryptography"
 	}
 	return p
