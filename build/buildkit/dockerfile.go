@@ -152,11 +152,6 @@ func (d *dockerfile) command(cmd instructions.Command, above map[string]bool) er
 				d.beside(at)
 			}
 		}
-		for _, flag := range c.FlagsUsed {
-			if flag == "security" {
-				return d.errorf(at, "RUN --security: nothing is run with more rights than others")
-			}
-		}
 		d.network = d.network || instructions.GetNetwork(c) == instructions.NetworkHost
 	}
 	return nil
@@ -200,5 +195,5 @@ func line(at []parser.Range) int {
 	if len(at) == 0 {
 		return 1
 	}
-	return at[0].Start.Line
+	return max(at[0].Start.Line, 1)
 }
