@@ -99,7 +99,7 @@ func TestBundleCommands(t *testing.T) {
 		{"inspect as JSON", []string{"bundle", "inspect", "--key", key, "-o", "json", bundle}, []string{`"state": "verified"`, `"bundle": true`}, ""},
 		{"inspect in another format", []string{"bundle", "inspect", "-o", "yaml", bundle}, nil, `"yaml" is not known`},
 		{"inspect no file", []string{"bundle", "inspect", filepath.Join(out, "absent.tar")}, nil, "no such file"},
-		{"verify", []string{"bundle", "verify", "--key", key, bundle}, []string{"ok  " + bundleImage, "1 image, "}, ""},
+		{"verify", []string{"bundle", "verify", "--key", key, bundle}, []string{"ok  " + bundleImage, "1 image, 0 attestations, "}, ""},
 		{"verify as JSON", []string{"bundle", "verify", "--key", key, "-o", "json", bundle}, []string{`"ok": true`}, ""},
 		{"verify with the host's keys", []string{"bundle", "verify", "--trust-dir", filepath.Dir(key), bundle}, []string{"ok  " + bundleImage}, ""},
 		{"verify without keys", append([]string{"bundle", "verify", bundle}, noKeys...), []string{"FAULT  " + bundleImage + ": no trusted keys"}, "1 fault found"},

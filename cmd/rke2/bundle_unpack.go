@@ -14,14 +14,16 @@ func newBundleUnpackCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "unpack FILE DIR",
 		Short: "Unpack a bundle into an OCI layout",
-		Long: `Writes a bundle's images and signatures as an OCI image layout. Every blob is
-verified; the folder appears whole or not at all. With --image only that image is
+		Long: `Writes a bundle's images, signatures and attestations as an OCI image layout. Every
+blob is verified; the folder appears whole or not at all. With --image only that image is
 unpacked, in the form of cosign save, so that cosign verifies it without rke2.`,
 		Example: `  rke2 bundle unpack rke2-images-core.linux-amd64.tar layout
 
   # let cosign check one image
   rke2 bundle unpack rke2-images-core.linux-amd64.tar etcd --image rancher/hardened-etcd:TAG
-  cosign verify --key rke2.pub --private-infrastructure=true --local-image etcd`,
+  cosign verify --key rke2.pub --private-infrastructure=true --local-image etcd
+  cosign verify-attestation --key rke2.pub --private-infrastructure=true --type spdxjson --local-image etcd
+  cosign verify-attestation --key rke2.pub --private-infrastructure=true --type slsaprovenance1 --local-image etcd`,
 		Args: cobra.ExactArgs(2),
 	}
 	cmd.Flags().StringVar(&opt.Image, "image", "", "unpack only the image with this `reference`")

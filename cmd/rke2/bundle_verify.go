@@ -15,9 +15,10 @@ func newBundleVerifyCommand() *cobra.Command {
 	var trustDir, output string
 	cmd := &cobra.Command{
 		Use:   "verify FILE...",
-		Short: "Check every signature and every byte of a bundle",
-		Long: `Reads an image archive whole and checks its structure, the digest of each blob and
-the signature of each image. Keys are those of this rke2's release and the host's
+		Short: "Check every signature, attestation and byte of a bundle",
+		Long: `Reads an image archive whole and checks its structure, the digest of each blob, the
+signature of each image and the signatures of its attestations (SBOM, provenance), which
+must be about that image. Keys are those of this rke2's release and the host's
 trusted keys, or only those named with --key. An image that this release has under
 the same name must be the same image, whoever signed it.
 
@@ -90,10 +91,12 @@ func printVerification(w io.Writer, v airgap.Verification) {
 	if !v.OK {
 		return
 	}
+	attestations := 0
 	for _, img := range v.Images {
 		for _, n := range img.Names {
-			fmt.Fprintf(w, "ok  %s  %s  %s\n", n, shortDigest(img.Digest), signatureText(img.Signature))
+			fmt.Fprintf(w, "ok  %s  %s  %s  %s\n", n, shortDigest(img.Digest), signatureText(img.Signature), dash(attestationText(img.Attestations)))
 		}
+		attestations += len(img.Attestations)
 	}
-	fmt.Fprintf(w, "ok  %s: %s, %s, %s\n", v.File, count(len(v.Images), "image"), count(v.Blobs, "blob"), humanBytes(v.Bytes))
+	fmt.Fprintf(w, "ok  %s: %s, %s, %s, %s\n", v.File, count(len(v.Images), "image"), count(attestations, "attestation"), count(v.Blobs, "blob"), humanBytes(v.Bytes))
 }
