@@ -79,6 +79,13 @@ func TestUpdate(t *testing.T) {
 	if u := run(t, a, c); u.Written || a.asked != 1 {
 		t.Errorf("again: %+v, asked %d times", u, a.asked)
 	}
+	newer, err := Newer(ctx, []images.Component{c}, Options{Mirrors: mirrors, Resolvers: map[images.Kind]Resolver{images.KindDebian: a}})
+	if err != nil || said(Updated{Changes: newer}) != "a (amd64) 1 -> 2; a (arm64) 1 -> 2; b (amd64) 1 -> 2; b (arm64) 1 -> 2" {
+		t.Errorf("newer: %v, %v", newer, err)
+	}
+	if data, _ := os.ReadFile(Path(c)); string(data) != string(first) {
+		t.Error("asking what is newer changed the lock")
+	}
 	// Only what may move moves.
 	if u := run(t, a, c, "b"); said(u) != "b (amd64) 1 -> 2; b (arm64) 1 -> 2" {
 		t.Errorf("update of b: %+v", u)

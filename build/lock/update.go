@@ -105,20 +105,48 @@ func Update(ctx context.Context, components []images.Component, o Options) ([]Up
 	return out, nil
 }
 
-func update(ctx context.Context, c images.Component, old *Lock, move func(string) bool, o Options) (Updated, error) {
+// Newer tells what would change if everything might move. Nothing is written.
+func Newer(ctx context.Context, components []images.Component, o Options) ([]Change, error) {
+	var out []Change
+	for _, c := range components {
+		if !Needed(c) {
+			continue
+		}
+		old, err := Read(c, o.Mirrors)
+		if err != nil {
+			return nil, err
+		}
+		l, err := resolve(ctx, c, old, func(string) bool { return true }, o)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, diff(c.Name, old, l)...)
+	}
+	return out, nil
+}
+
+func resolve(ctx context.Context, c images.Component, old *Lock, move func(string) bool, o Options) (*Lock, error) {
 	r := o.Resolvers[c.Kind]
 	if r == nil {
-		return Updated{}, fmt.Errorf("component %s: nothing resolves components of kind %s", c.Name, c.Kind)
+		return nil, fmt.Errorf("component %s: nothing resolves components of kind %s", c.Name, c.Kind)
 	}
 	if o.Resolving != nil {
 		o.Resolving(c.Name)
 	}
 	l, err := r.Resolve(ctx, c, old, move)
 	if err != nil {
-		return Updated{}, err
+		return nil, err
 	}
 	if err := l.check(); err != nil {
-		return Updated{}, fmt.Errorf("component %s: what was resolved can't be locked: %w", c.Name, err)
+		return nil, fmt.Errorf("component %s: what was resolved can't be locked: %w", c.Name, err)
+	}
+	return l, nil
+}
+
+func update(ctx context.Context, c images.Component, old *Lock, move func(string) bool, o Options) (Updated, error) {
+	l, err := resolve(ctx, c, old, move, o)
+	if err != nil {
+		return Updated{}, err
 	}
 	if err := l.Write(c); err != nil {
 		return Updated{}, err

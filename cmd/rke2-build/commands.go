@@ -20,17 +20,25 @@ import (
 )
 
 func newList(f *flags) *cobra.Command {
+	newer := false
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "Show the components: version, module, binaries, size, crypto",
 		Long: `Shows every declared component. Size and crypto are those of the binaries in the
-build cache; a component that isn't built with the present inputs has none.`,
-		Example: "  rke2-build list\n  rke2-build list -o json | jq '.[].version'",
+build cache; a component that isn't built with the present inputs has none.
+
+--outdated shows instead what there are newer versions of: it asks the go command's
+module proxy for what wrapper modules require, and the Debian archive and registries for
+what locks pin.`,
+		Example: "  rke2-build list\n  rke2-build list -o json | jq '.[].version'\n  rke2-build list --outdated",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			asJSON, err := f.json()
 			if err != nil {
 				return err
+			}
+			if newer {
+				return f.listOutdated(cmd, asJSON)
 			}
 			p, err := f.pipeline(cmd)
 			if err != nil {
@@ -46,6 +54,7 @@ build cache; a component that isn't built with the present inputs has none.`,
 			return printTable(cmd, listed)
 		},
 	}
+	cmd.Flags().BoolVar(&newer, "outdated", false, "show what there are newer versions of")
 	outputFlag(cmd, f)
 	return cmd
 }

@@ -45,21 +45,12 @@ to the newest version ("all": everything).`,
 			if err != nil {
 				return usageError{err}
 			}
-			archive, err := f.archive(cmd, tree, expired)
+			o, err := f.lockOptions(cmd, tree, expired)
 			if err != nil {
 				return err
 			}
-			resolver := debian.NewResolver(archive)
-			updated, err := lock.Update(cmd.Context(), components, lock.Options{
-				Mirrors: tree.Product.Debian,
-				Update:  update,
-				Resolvers: map[images.Kind]lock.Resolver{
-					images.KindDebian: resolver,
-					images.KindSource: resolver,
-					images.KindGo:     resolver,
-				},
-				Resolving: func(c string) { fmt.Fprintf(cmd.ErrOrStderr(), "%-8s %-20s resolving\n", "lock", c) },
-			})
+			o.Update = update
+			updated, err := lock.Update(cmd.Context(), components, o)
 			if err != nil {
 				return err
 			}
@@ -92,6 +83,24 @@ func lockable(tree *images.Tree, names []string) ([]images.Component, error) {
 		out = append(out, c)
 	}
 	return out, nil
+}
+
+// lockOptions has what resolves locks.
+func (f *flags) lockOptions(cmd *cobra.Command, tree *images.Tree, expired bool) (lock.Options, error) {
+	archive, err := f.archive(cmd, tree, expired)
+	if err != nil {
+		return lock.Options{}, err
+	}
+	resolver := debian.NewResolver(archive)
+	return lock.Options{
+		Mirrors: tree.Product.Debian,
+		Resolvers: map[images.Kind]lock.Resolver{
+			images.KindDebian: resolver,
+			images.KindSource: resolver,
+			images.KindGo:     resolver,
+		},
+		Resolving: func(c string) { fmt.Fprintf(cmd.ErrOrStderr(), "%-8s %-20s resolving\n", "lock", c) },
+	}, nil
 }
 
 // archive opens the Debian archive of these flags.
