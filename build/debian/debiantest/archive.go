@@ -27,10 +27,8 @@ import (
 // Suite is the release that archives have.
 const Suite = "bookworm"
 
-var now = time.Date(2026, 7, 11, 12, 0, 0, 0, time.UTC)
-
-// Now gives the time at which archives are made; they expire a week later.
-func Now() time.Time { return now }
+// Now is when archives of New are made. They expire a week later.
+func Now() time.Time { return time.Date(2026, 7, 11, 12, 0, 0, 0, time.UTC) }
 
 // Package is a binary package for an archive.
 type Package struct {
@@ -49,6 +47,7 @@ type Source struct {
 // Archive is an archive and a security archive on one server.
 type Archive struct {
 	Keyring string // path of the public key
+	made    time.Time
 	mu      sync.Mutex
 	server  *httptest.Server
 	key     *openpgp.Entity
@@ -65,30 +64,41 @@ type suite struct {
 // New starts an archive with the three suites of a release, all empty.
 func New(t testing.TB) *Archive {
 	t.Helper()
-	a := &Archive{files: map[string][]byte{}, suites: map[string]*suite{}}
+	return NewAt(t, Now())
+}
+
+// NewAt starts an archive that is made at another time: for those that look at the clock.
+func NewAt(t testing.TB, made time.Time) *Archive {
+	t.Helper()
+	a := &Archive{made: made.UTC(), files: map[string][]byte{}, suites: map[string]*suite{}}
 	for _, s := range []string{Suite, Suite + "-updates", Suite + "-security"} {
 		a.suites[s] = &suite{}
 	}
-	a.key = NewKey(t)
+	a.key = newKey(t, a.made)
 	a.Keyring = WriteKeyring(t, a.key)
 	a.server = httptest.NewServer(http.HandlerFunc(a.serve))
 	t.Cleanup(a.server.Close)
 	return a
 }
 
-// NewKey makes a signing key.
+// NewKey makes a signing key that was there when archives of New are made.
 func NewKey(t testing.TB) *openpgp.Entity {
 	t.Helper()
-	e, err := openpgp.NewEntity("Test Archive", "", "archive@example.com", config())
+	return newKey(t, Now())
+}
+
+func newKey(t testing.TB, made time.Time) *openpgp.Entity {
+	t.Helper()
+	e, err := openpgp.NewEntity("Test Archive", "", "archive@example.com", config(made))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return e
 }
 
-// config makes keys that were there when the archive was made, in no time.
-func config() *packet.Config {
-	return &packet.Config{Time: func() time.Time { return now.Add(-30 * 24 * time.Hour) }, Algorithm: packet.PubKeyAlgoEdDSA, Curve: packet.Curve25519}
+// config makes keys a month before the archive, in no time.
+func config(made time.Time) *packet.Config {
+	return &packet.Config{Time: func() time.Time { return made.Add(-30 * 24 * time.Hour) }, Algorithm: packet.PubKeyAlgoEdDSA, Curve: packet.Curve25519}
 }
 
 // WriteKeyring writes public keys to a file.
@@ -255,14 +265,14 @@ Date: %s
 Valid-Until: %s
 Acquire-By-Hash: yes
 SHA256:
-%s`, name, name, now.Format(time.RFC1123), now.Add(7*24*time.Hour).Format(time.RFC1123), sums.String())))
+%s`, name, name, a.made.Format(time.RFC1123), a.made.Add(7*24*time.Hour).Format(time.RFC1123), sums.String())))
 }
 
 // Sign clear-signs a text with a key.
 func (a *Archive) Sign(t testing.TB, key *openpgp.Entity, text string) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	w, err := clearsign.Encode(&b, key.PrivateKey, config())
+	w, err := clearsign.Encode(&b, key.PrivateKey, config(a.made))
 	if err != nil {
 		t.Fatal(err)
 	}
