@@ -253,6 +253,9 @@ func (l *Lock) check() error {
 			}
 		}
 	}
+	if i := l.Image; i != nil && (i.Reference == "" || !sha256Form.MatchString(strings.TrimPrefix(i.Digest, "sha256:")) || !strings.HasPrefix(i.Digest, "sha256:")) {
+		return fmt.Errorf("image %q: %q is no digest", i.Reference, i.Digest)
+	}
 	return nil
 }
 

@@ -148,6 +148,7 @@ func TestReadRefuses(t *testing.T) {
 		{"hash", sum, "9827", `"9827" is no sha256`},
 		{"name", "name: a", "name: ../a", `package "../a"`},
 		{"order", "name: a", "name: z", "package b is out of order"},
+		{"digest", "\npackages:", "\nimage:\n  reference: x\n  digest: sha256:12\npackages:", `image "x": "sha256:12" is no digest`},
 		{"two documents", "inputs:", "inputs: x\n---\ninputs:", "a second document"},
 	} {
 		t.Run(r.name, func(t *testing.T) {

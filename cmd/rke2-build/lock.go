@@ -87,6 +87,14 @@ func lockable(tree *images.Tree, names []string) ([]images.Component, error) {
 
 // lockOptions has what resolves locks.
 func (f *flags) lockOptions(cmd *cobra.Command, tree *images.Tree, expired bool) (lock.Options, error) {
+	c, err := f.openCache()
+	if err != nil {
+		return lock.Options{}, err
+	}
+	upstream, err := f.upstream(cmd, tree, c)
+	if err != nil {
+		return lock.Options{}, err
+	}
 	archive, err := f.archive(cmd, tree, expired)
 	if err != nil {
 		return lock.Options{}, err
@@ -95,9 +103,10 @@ func (f *flags) lockOptions(cmd *cobra.Command, tree *images.Tree, expired bool)
 	return lock.Options{
 		Mirrors: tree.Product.Debian,
 		Resolvers: map[images.Kind]lock.Resolver{
-			images.KindDebian: resolver,
-			images.KindSource: resolver,
-			images.KindGo:     resolver,
+			images.KindDebian:   resolver,
+			images.KindSource:   resolver,
+			images.KindGo:       resolver,
+			images.KindUpstream: upstream,
 		},
 		Resolving: func(c string) { fmt.Fprintf(cmd.ErrOrStderr(), "%-8s %-20s resolving\n", "lock", c) },
 	}, nil
@@ -105,14 +114,7 @@ func (f *flags) lockOptions(cmd *cobra.Command, tree *images.Tree, expired bool)
 
 // archive opens the Debian archive of these flags.
 func (f *flags) archive(cmd *cobra.Command, tree *images.Tree, expired bool) (*debian.Archive, error) {
-	dir := f.cache
-	if dir == "" {
-		var err error
-		if dir, err = cache.DefaultDir(); err != nil {
-			return nil, err
-		}
-	}
-	c, err := cache.Open(dir)
+	c, err := f.openCache()
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +128,17 @@ func (f *flags) archive(cmd *cobra.Command, tree *images.Tree, expired bool) (*d
 			fmt.Fprintf(cmd.ErrOrStderr(), "%-8s %s (%s)\n", "fetch", what, size(n))
 		},
 	}), nil
+}
+
+func (f *flags) openCache() (*cache.Cache, error) {
+	dir := f.cache
+	if dir == "" {
+		var err error
+		if dir, err = cache.DefaultDir(); err != nil {
+			return nil, err
+		}
+	}
+	return cache.Open(dir)
 }
 
 func printUpdated(cmd *cobra.Command, updated []lock.Updated) error {
