@@ -97,7 +97,8 @@ local function read_chunks(sock)
     if not line then
       return nil, err
     end
-    local length = tonumber(match(line, "^%s*(%x+)%s*$") or match(line, "^%s*(%x+)%s*;"), 16)
+    local digits = match(line, "^%s*(%x+)%s*$") or match(line, "^%s*(%x+)%s*;")
+    local length = digits and tonumber(digits, 16)
     if not length then
       return nil, "malformed chunk: " .. line
     end
