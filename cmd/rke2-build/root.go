@@ -204,7 +204,13 @@ func (f *flags) pipeline(cmd *cobra.Command) (*pipeline.Pipeline, error) {
 	if f.verbose {
 		s.Verbose = cmd.ErrOrStderr()
 	}
+	up, err := f.upstream(cmd, tree, c)
+	if err != nil {
+		return nil, err
+	}
+	s.Upstream = up
 	s.Makers = map[images.Kind]artifact.Maker{
+		images.KindUpstream: up,
 		images.KindDebian: debian.New(archive),
 		images.KindSource: csource.New(c, archive, debian.MirrorsFromEnv(tree.Product.Debian), s.Verbose),
 	}
