@@ -130,6 +130,25 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// A server that is overloaded for a moment is asked again; one that stays so is named.
+func TestOverloaded(t *testing.T) {
+	a := newArchive(t)
+	a.Overload(1)
+	if _, err := NewResolver(open(t, a, Options{})).Resolve(ctx, component(t, tool), nil, keep); err != nil {
+		t.Error(err)
+	}
+	a.Overload(1000)
+	_, err := NewResolver(open(t, a, Options{})).Resolve(ctx, component(t, tool), nil, keep)
+	if err == nil || !strings.Contains(err.Error(), "InRelease: the mirror answers 503") {
+		t.Errorf("got %v", err)
+	}
+	stopped, stop := context.WithCancel(ctx)
+	stop()
+	if _, err := NewResolver(open(t, a, Options{})).Resolve(stopped, component(t, tool), nil, keep); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // A pin that a newer package doesn't admit gives way.
 func TestPinGivesWay(t *testing.T) {
 	a := newArchive(t)
@@ -143,6 +162,16 @@ func TestPinGivesWay(t *testing.T) {
 	// libtool2 is named first, so its pin is taken before tool asks for another version.
 	l, err := r.Resolve(ctx, component(t, images.Debian{Packages: []string{"libtool2", "tool"}}), old, keep)
 	if err != nil || names(l.Packages["amd64"]) != "front=1 libtool2=3 tool=3" {
+		t.Errorf("%v, %v", l, err)
+	}
+	// So does that of a package which needs what isn't there any more.
+	a = debiantest.New(t)
+	a.Add("", debiantest.Package{Name: "tool", Version: "1", Fields: "Depends: lib (= 1)\n"})
+	a.Add("updates", debiantest.Package{Name: "tool", Version: "2", Fields: "Depends: lib (= 2)\n"}, debiantest.Package{Name: "lib", Version: "2"})
+	a.Publish(t)
+	old = &lock.Lock{Packages: map[string][]lock.Package{"amd64": {{Name: "tool", Version: "1"}}}}
+	l, err = NewResolver(open(t, a, Options{})).Resolve(ctx, component(t, images.Debian{Packages: []string{"tool"}}), old, keep)
+	if err != nil || names(l.Packages["amd64"]) != "lib=2 tool=2" {
 		t.Errorf("%v, %v", l, err)
 	}
 }

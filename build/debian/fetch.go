@@ -173,7 +173,7 @@ func (a *Archive) locked(ctx context.Context, which lock.Archive, path string, s
 	var gone *NotFoundError
 	if errors.As(err, &gone) {
 		return "", fmt.Errorf("package %s is no longer in the archive: %w; mirrors drop superseded versions. "+
-			"Take the present one with: rke2-build lock --update %s", what, err, name)
+			"Take the present one with: rke2-build lock --update %s; or name a mirror that keeps them in %s or %s", what, err, name, MirrorEnv, SecurityMirrorEnv)
 	}
 	if err != nil {
 		return "", fmt.Errorf("package %s: %w", what, err)

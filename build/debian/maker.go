@@ -71,7 +71,11 @@ func (a *Archive) trees(ctx context.Context, c images.Component, pkgs []lock.Pac
 	}
 	var missing []string
 	for _, p := range pkgs {
-		if _, ok := a.cache.Lookup(fileKind, p.SHA256); !ok {
+		key, err := treeKey(p)
+		if err != nil {
+			return nil, false, err
+		}
+		if _, ok := a.cache.Lookup(treeKind, key); !ok {
 			missing = append(missing, p.Name)
 		}
 	}

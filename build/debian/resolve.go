@@ -28,8 +28,8 @@ type closure struct {
 const essentialReason = "essential: a declaration that needs it names it"
 
 // resolve finds the packages that the wanted ones need. It takes the pinned version of a
-// package, else the newest, that fits what is known of it so far; where a later
-// dependency asks for another version, it starts again without that pin.
+// package, else the newest, that fits what is known of it so far; where a pin turns out
+// to be in the way of a dependency, it starts again without that pin.
 //
 // Essential packages (the shell, dpkg, perl …) need not be named in dependencies, and
 // where they are it is for maintainer scripts, which are not run. So they come only where
@@ -134,8 +134,12 @@ func (s *selection) satisfy(b *binary, alternatives []relation) (again string, _
 			return "", s.take(c)
 		}
 	}
+	// A pin is in the way: of what is chosen, or of the package that asks.
 	if clash != nil && s.pins[clash.Name] == clash.Version {
 		return clash.Name, nil
+	}
+	if s.pins[b.Name] == b.Version {
+		return b.Name, nil
 	}
 	var names []string
 	for _, r := range alternatives {

@@ -53,10 +53,7 @@ type tree struct {
 
 // unpacked gives a locked package's tree, from the cache if it was unpacked before.
 func (a *Archive) unpacked(ctx context.Context, p lock.Package) (tree, bool, error) {
-	key, err := cache.Key(struct {
-		Scheme int
-		SHA256 string
-	}{treeScheme, p.SHA256})
+	key, err := treeKey(p)
 	if err != nil {
 		return tree{}, false, err
 	}
@@ -99,6 +96,13 @@ func (a *Archive) unpacked(ctx context.Context, p lock.Package) (tree, bool, err
 		return tree{}, false, fmt.Errorf("package %s was damaged in the build cache and is removed from it: run the command again: %w", p.Name, err)
 	}
 	return t, hit, nil
+}
+
+func treeKey(p lock.Package) (string, error) {
+	return cache.Key(struct {
+		Scheme int
+		SHA256 string
+	}{treeScheme, p.SHA256})
 }
 
 func readTree(dir string) (tree, error) {

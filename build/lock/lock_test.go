@@ -182,3 +182,34 @@ func TestNeeded(t *testing.T) {
 		}
 	}
 }
+
+// The committed locks belong to the committed declarations, and have both architectures.
+func TestCommitted(t *testing.T) {
+	tree, err := images.Load("../../images")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, c := range tree.Components {
+		if !Needed(c) {
+			continue
+		}
+		n++
+		l, err := Read(c, tree.Product.Debian)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, arch := range Arches {
+			if c.Kind != images.KindUpstream && len(l.Packages[arch]) == 0 {
+				t.Errorf("%s has no packages for %s", Path(c), arch)
+			}
+		}
+		if c.Kind == images.KindSource && l.Source == nil {
+			t.Errorf("%s has no source", Path(c))
+		}
+	}
+	if n < 3 {
+		t.Errorf("only %d components have a lock", n)
+	}
+}

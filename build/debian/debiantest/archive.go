@@ -53,6 +53,7 @@ type Archive struct {
 	key     *openpgp.Entity
 	files   map[string][]byte // by URL path
 	got     []string
+	busy    int
 	suites  map[string]*suite
 }
 
@@ -176,11 +177,24 @@ func (a *Archive) Requests() []string {
 	return out
 }
 
+// Overload makes the next requests fail in a way that passes.
+func (a *Archive) Overload(requests int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.busy = requests
+}
+
 func (a *Archive) serve(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	data, ok := a.files[r.URL.Path]
 	a.got = append(a.got, r.URL.Path)
+	busy := a.busy > 0
+	a.busy--
 	a.mu.Unlock()
+	if busy {
+		http.Error(w, "try again", http.StatusServiceUnavailable)
+		return
+	}
 	if !ok {
 		http.NotFound(w, r)
 		return
