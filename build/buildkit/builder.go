@@ -29,12 +29,12 @@ const (
 )
 
 // exported is how BuildKit is asked to write an image: no time later than the epoch,
-// every layer compressed anew. The level is one whose window (16 MiB) decoders in the
-// field accept.
+// every layer compressed anew. It compresses twice, before and after it rewrites times,
+// so the level is zstd's own default: level 9 takes five times as long for a tenth less.
 var exported = map[string]string{
 	"rewrite-timestamp": "true",
 	"compression":       "zstd",
-	"compression-level": "9",
+	"compression-level": "3",
 	"force-compression": "true",
 	"oci-mediatypes":    "true",
 }
