@@ -121,7 +121,7 @@ func (c *cluster) must(err error) {
 func meta(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name, Namespace: namespace} }
 
 // furnish makes what the controller needs to find.
-func (c *cluster) furnish(ctx context.Context, certPEM, keyPEM []byte) {
+func (c *cluster) furnish(ctx context.Context, certPEM, keyPEM, caPEM []byte) {
 	c.t.Helper()
 	_, err := c.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
 	c.must(err)
@@ -133,19 +133,25 @@ func (c *cluster) furnish(ctx context.Context, certPEM, keyPEM []byte) {
 		ObjectMeta: meta("controller"), Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "controller", Image: "x"}}},
 	}, metav1.CreateOptions{})
 	c.must(err)
-	_, err = c.client.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{
-		ObjectMeta: meta("tls"), Type: corev1.SecretTypeTLS, Data: map[string][]byte{corev1.TLSCertKey: certPEM, corev1.TLSPrivateKeyKey: keyPEM},
-	}, metav1.CreateOptions{})
-	c.must(err)
-	_, err = c.client.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{
-		ObjectMeta: meta("users"), Data: map[string][]byte{"auth": []byte("user:{PLAIN}password\n")},
-	}, metav1.CreateOptions{})
-	c.must(err)
+	for name, data := range map[string]map[string][]byte{
+		"tls":   {corev1.TLSCertKey: certPEM, corev1.TLSPrivateKeyKey: keyPEM},
+		"ca":    {"ca.crt": caPEM},
+		"users": {"auth": []byte("user:{PLAIN}password\n")},
+	} {
+		kind := corev1.SecretTypeOpaque
+		if name == "tls" {
+			kind = corev1.SecretTypeTLS
+		}
+		_, err = c.client.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{ObjectMeta: meta(name), Type: kind, Data: data}, metav1.CreateOptions{})
+		c.must(err)
+	}
 	_, err = c.client.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{
 		ObjectMeta: meta("controller"), Data: map[string]string{
 			"global-rate-limit-memcached-host": "10.20.0.1",
 			"global-rate-limit-memcached-port": "11211",
 			"worker-processes":                 "2",
+			"enable-brotli":                    "true",
+			"use-gzip":                         "true",
 		},
 	}, metav1.CreateOptions{})
 	c.must(err)

@@ -24,6 +24,7 @@ type world struct {
 	*cluster
 	box        *container
 	controller *process
+	authority  *authority
 	trusted    *x509.CertPool
 }
 
@@ -42,6 +43,24 @@ var annotations = map[string]map[string]string{
 		"global-rate-limit": "3", "global-rate-limit-window": "10m",
 		"global-rate-limit-ignored-cidrs": "10.20.0.3/32,fd00:20::2/127",
 	},
+	"kept":     {"auth-url": "http://10.20.0.1:9001/check?x=1", "auth-keepalive": "5"},
+	"cached":   {"auth-url": "http://10.20.0.1:9001/check?x=1", "auth-cache-key": "$http_x_password"},
+	"client":   {"auth-tls-secret": namespace + "/ca", "auth-tls-match-cn": `CN=(client\.one|two)`}, // with TLS
+	"redirect": {"permanent-redirect": "https://elsewhere.test/x?y=z"},
+	"app":      {"app-root": "/start"},
+	"basic":    {"auth-type": "basic", "auth-secret": "users", "auth-realm": "a realm"},
+	"rpc":      {"backend-protocol": "GRPC"},
+	"fcgi":     {"backend-protocol": "FCGI", "fastcgi-index": "index.php"},
+	// A directive that this nginx doesn't have would stop everything.
+	"many": {
+		"limit-rps": "100", "limit-connections": "100", "limit-whitelist": "10.20.0.3/32", "denylist-source-range": "192.0.2.0/24",
+		"enable-cors": "true", "cors-allow-origin": "https://a.test", "server-alias": "alias.test", "use-regex": "true",
+		"rewrite-target": "/rewritten", "upstream-vhost": "vhost.test", "x-forwarded-prefix": "/prefix", "connection-proxy-header": "keep-alive",
+		"proxy-body-size": "8m", "proxy-buffering": "on", "proxy-buffer-size": "8k", "proxy-read-timeout": "10", "proxy-connect-timeout": "5",
+		"proxy-next-upstream": "error timeout", "proxy-request-buffering": "off", "proxy-http-version": "1.1", "client-body-buffer-size": "1m",
+		"custom-http-errors": "502", "http2-push-preload": "true", "mirror-target": "http://10.20.0.1:9000", "mirror-request-body": "off",
+		"ssl-ciphers": "ALL:!aNULL", "ssl-prefer-server-ciphers": "true", "enable-access-log": "false", "enable-rewrite-log": "true",
+	},
 	// What is not built in is closed, and does no harm to others.
 	"digest":      {"auth-type": "digest", "auth-secret": "users"},
 	"modsecurity": {"enable-modsecurity": "true"},
@@ -57,12 +76,13 @@ func TestIngress(t *testing.T) {
 		return
 	}
 	ca := newAuthority(t)
-	certPEM, keyPEM := ca.server("secure.test")
+	certPEM, keyPEM := ca.server("secure.test", "client.test")
 	w := &world{cluster: newCluster(t), box: newContainer(t), trusted: x509.NewCertPool()}
 	w.trusted.AddCert(ca.cert)
-	w.furnish(t.Context(), certPEM, keyPEM)
+	w.authority = ca
+	w.furnish(t.Context(), certPEM, keyPEM, ca.pem)
 	for name, a := range annotations {
-		w.ingress(t.Context(), name, name == "secure", a)
+		w.ingress(t.Context(), name, name == "secure" || name == "client", a)
 	}
 	echo(t, "10.20.0.1:9000")
 	echo(t, "10.20.0.2:9000")
@@ -86,6 +106,10 @@ func TestIngress(t *testing.T) {
 		{"balanced", w.testBalanced},
 		{"allowed", w.testAllowed},
 		{"authenticated", w.testAuthenticated},
+		{"client certificates", w.testClientCertificates},
+		{"annotations", w.testAnnotations},
+		{"compressed", w.testCompressed},
+		{"metrics", w.testMetrics},
 		{"limited", w.testLimited},
 		{"closed", w.testClosed},
 		{"endpoints", w.testEndpoints},
@@ -101,7 +125,7 @@ func TestIngress(t *testing.T) {
 func (w *world) run() {
 	w.box.write("tmp/kubeconfig", kubeconfig())
 	args := append(w.box.args, "--kubeconfig=/tmp/kubeconfig", "--configmap="+namespace+"/controller",
-		"--publish-status-address=10.20.0.1", "--election-id=test", "--post-shutdown-grace-period=0", "--v=2")
+		"--publish-status-address=10.20.0.1", "--election-id=test", "--enable-metrics=true", "--post-shutdown-grace-period=0", "--v=2")
 	w.controller = start(w.t, "controller", w.box.command([]string{"POD_NAME=controller", "POD_NAMESPACE=" + namespace}, args...))
 	w.until(w.t, "the controller is healthy", 30*time.Second, func() error {
 		r, err := http.Get("http://127.0.0.1:10254/healthz")
@@ -332,6 +356,67 @@ func (w *world) testAuthenticated(t *testing.T) {
 	if l := a.header.Get("Location"); l != "http://login.test/start?rd=http://auth.test%2Fx%3Fy%3Dz" {
 		t.Errorf("redirected to %q", l)
 	}
+}
+
+func (w *world) testClientCertificates(t *testing.T) {
+	for name, status := range map[string]int{"": 400, "client.one": 200, "two": 200, "clientXone": 403, "three": 403} {
+		b := w.browse("", nil)
+		if name != "" {
+			b.Transport.(*http.Transport).TLSClientConfig.Certificates = []tls.Certificate{w.authority.client(name)}
+		}
+		a, err := b.get("https://client.test/", "client.test", nil)
+		if err != nil || a.status != status {
+			t.Errorf("certificate of %q: %s (%v), want %d", name, a.text, err, status)
+		}
+	}
+}
+
+func (w *world) testAnnotations(t *testing.T) {
+	for _, host := range []string{"many.test", "alias.test"} {
+		a := w.expect(t, "", "http://10.20.0.1/x", host, map[string]string{"Origin": "https://a.test"}, 200)
+		if !strings.HasPrefix(a.body, "GET /rewritten vhost.test") || a.header.Get("Access-Control-Allow-Origin") != "https://a.test" {
+			t.Errorf("the backend saw %q, headers are %v", a.body, a.header)
+		}
+	}
+	a := w.expect(t, "", "http://10.20.0.1/", "redirect.test", nil, 301)
+	if l := a.header.Get("Location"); l != "https://elsewhere.test/x?y=z" {
+		t.Errorf("redirected to %q", l)
+	}
+	a = w.expect(t, "", "http://10.20.0.1/", "app.test", nil, 302)
+	if l := a.header.Get("Location"); l != "http://app.test/start" {
+		t.Errorf("redirected to %q", l)
+	}
+	w.expect(t, "", "http://10.20.0.1/", "basic.test", nil, 401)
+	w.expect(t, "", "http://10.20.0.1/", "basic.test", map[string]string{"Authorization": "Basic dXNlcjpwYXNzd29yZA=="}, 200)
+	for _, host := range []string{"kept.test", "cached.test"} {
+		for range 3 {
+			w.expect(t, "", "http://10.20.0.1/", host, nil, 401)
+			w.expect(t, "", "http://10.20.0.1/", host, map[string]string{"X-Password": "secret"}, 200)
+		}
+	}
+	for _, host := range []string{"rpc.test", "fcgi.test"} { // backends that speak something else
+		w.expect(t, "", "http://10.20.0.1/", host, nil, 502)
+	}
+}
+
+func (w *world) testCompressed(t *testing.T) {
+	for _, encoding := range []string{"br", "gzip"} {
+		a := w.expect(t, "", "http://10.20.0.1/"+strings.Repeat("long", 300), "plain.test", map[string]string{"Accept-Encoding": encoding}, 200)
+		if got := a.header.Get("Content-Encoding"); got != encoding || len(a.body) > 600 {
+			t.Errorf("encoded as %q in %d bytes, want %s", got, len(a.body), encoding)
+		}
+	}
+}
+
+// Workers send what they counted to the controller by Lua.
+func (w *world) testMetrics(t *testing.T) {
+	w.until(t, "requests are counted", 15*time.Second, func() error {
+		a, err := w.browse("", nil).get("http://127.0.0.1:10254/metrics", "", nil)
+		if err == nil && !strings.Contains(a.body, `nginx_ingress_controller_requests{canary="",controller_class="k8s.io/ingress-nginx",controller_namespace="web",controller_pod="controller",host="plain.test"`) {
+			err = fmt.Errorf("%d metrics, none of plain.test", strings.Count(a.body, "\n"))
+		}
+		return err
+	})
 }
 
 // The limit is kept in memcached; addresses that it ignores are matched by resty.ipmatcher.

@@ -20,6 +20,11 @@ import (
 const luaConfig = `
 load_module /etc/nginx/modules/ndk_http_module.so;
 load_module /etc/nginx/modules/ngx_http_lua_module.so;
+load_module /etc/nginx/modules/ngx_http_headers_more_filter_module.so;
+load_module /etc/nginx/modules/ngx_http_set_misc_module.so;
+load_module /etc/nginx/modules/ngx_http_geoip2_module.so;
+load_module /etc/nginx/modules/ngx_http_brotli_filter_module.so;
+load_module /etc/nginx/modules/ngx_http_brotli_static_module.so;
 daemon off;
 error_log stderr warn;
 pid /tmp/nginx/lua.pid;

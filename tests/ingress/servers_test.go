@@ -144,11 +144,21 @@ func (a *authority) issue(c *x509.Certificate, parent *x509.Certificate, parentK
 	return cert, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
 }
 
-// server gives a certificate for a name, and its key.
-func (a *authority) server(name string) (certPEM, keyPEM []byte) {
+// server gives a certificate for names, and its key.
+func (a *authority) server(names ...string) (certPEM, keyPEM []byte) {
 	a.t.Helper()
-	_, _, certPEM, keyPEM = a.issue(&x509.Certificate{Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, a.cert, a.key)
+	_, _, certPEM, keyPEM = a.issue(&x509.Certificate{Subject: pkix.Name{CommonName: names[0]}, DNSNames: names, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, a.cert, a.key)
 	return certPEM, keyPEM
+}
+
+func (a *authority) client(name string) tls.Certificate {
+	a.t.Helper()
+	_, _, certPEM, keyPEM := a.issue(&x509.Certificate{Subject: pkix.Name{CommonName: name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, a.cert, a.key)
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return pair
 }
 
 func (a *authority) pair(name string) tls.Certificate {
