@@ -81,6 +81,13 @@ func (c *checked) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// used tells whether the body was given to a connection before.
+func (c *checked) used() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}
+
 // damage is what was wrong with the blob, if it was read that far.
 func (c *checked) damage() error {
 	c.mu.Lock()

@@ -139,6 +139,15 @@ func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, errPlain
 	}
+	// A request that is sent again with a new token has had its body read.
+	if c, ok := r.Body.(*checked); ok && c.used() && r.GetBody != nil {
+		body, err := r.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		r = r.Clone(r.Context())
+		r.Body = body
+	}
 	return g.inner.RoundTrip(r)
 }
 

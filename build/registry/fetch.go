@@ -73,13 +73,17 @@ func (g *download) try(ctx context.Context) error {
 		return err
 	}
 	if g.have > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", g.have))
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", g.have, g.want.Size-1))
 	}
 	resp, err := g.r.http.Do(req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
+	if g.have > 0 && resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+		g.restart()
+		return errors.New("the registry serves no part of the blob: all of it is fetched again")
+	}
 	if err := check(resp, http.StatusOK, http.StatusPartialContent); err != nil {
 		return err
 	}
