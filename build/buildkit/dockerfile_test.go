@@ -39,7 +39,7 @@ func TestRefusedBeforeBuildKit(t *testing.T) {
 		"syntax line":      {"# syntax=docker/dockerfile:1\nFROM scratch\n", "Dockerfile:1: syntax directive"},
 		"no FROM":          {"ARG A\n", "Dockerfile: no FROM instruction"},
 		"empty":            {"", "Dockerfile:1: "},
-		"unknown":          {"FROM scratch\n\nCPOY a b\n", "Dockerfile:3: "},
+		"unknown":          {"FROM scratch\n\nCOPPY a b\n", "Dockerfile:3: "},
 		"before FROM":      {"COPY a b\nFROM scratch\n", "Dockerfile:1: "},
 		"unset variable":   {"FROM $NOTHING\n", "Dockerfile:1: FROM $NOTHING: variable NOTHING is set by no ARG above"},
 		"ADD of a URL":     {"FROM scratch\nADD https://example.com/f /f\n", "Dockerfile:2: ADD https://example.com/f: nothing is fetched"},

@@ -218,7 +218,7 @@ type guardedReader struct {
 
 func (g *guardedReader) Read(p []byte) (int, error) {
 	n, err := g.ReadCloser.Read(p)
-	if err != nil && err != io.EOF { //nolint:errorlint // a Reader's end is the value itself
+	if err != nil && err != io.EOF {
 		g.fail(err)
 	}
 	return n, err
@@ -260,7 +260,7 @@ type checked struct {
 func (c *checked) Read(p []byte) (int, error) {
 	n, err := c.f.Read(p)
 	c.h.Write(p[:n])
-	if err == io.EOF { //nolint:errorlint // a file's Read gives the value itself
+	if err == io.EOF {
 		if got := hex.EncodeToString(c.h.Sum(nil)); got != c.want {
 			return n, fmt.Errorf("%s has sha256 %s, expected %s: it was changed; remove it and build again", c.f.Name(), got, c.want)
 		}
