@@ -304,7 +304,7 @@ func (c *Compiler) build(ctx context.Context, comp images.Component, p Platform,
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("compiling %s: %w", comp.Name, ctx.Err())
 		}
-		return nil, fmt.Errorf("compiling %s: %w:\n%s", comp.Name, err, tail(said.Bytes()))
+		return nil, explain(comp, err, said.Bytes())
 	}
 	var out []Binary
 	for _, j := range group {
