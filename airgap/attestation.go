@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
+	"strings"
+	"unicode"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -76,7 +79,7 @@ func (a *Archive) open(ctx context.Context, all []sealed, fn func(s sealed, env 
 		var err error
 		switch {
 		case s.desc.MediaType != envelopeType:
-			err = fmt.Errorf("it is of type %q, not %s", s.desc.MediaType, envelopeType)
+			err = fmt.Errorf("it is of type %s, not %s", printable(string(s.desc.MediaType)), envelopeType)
 		case s.desc.Size > maxEnvelope:
 			err = fmt.Errorf("%w: it has %d bytes, more than the %d that are read", ErrRefusedContent, s.desc.Size, maxEnvelope)
 		default:
@@ -166,15 +169,29 @@ func (s sealed) verify(policy trust.Policy, env []byte) (trust.Attested, error) 
 		return trust.Attested{}, err
 	}
 	if is := att.Statement().PredicateType; s.claimed != "" && s.claimed != is {
-		return trust.Attested{}, fmt.Errorf("it is labelled %q, and %s signed a %q", s.claimed, att.Key(), is)
+		return trust.Attested{}, fmt.Errorf("it is labelled %s, and %s signed %s", printable(s.claimed), att.Key(), printable(is))
 	}
 	return att, nil
 }
 
-// label names an attestation in messages: what it claims to state, or its digest.
-func (i AttestationInfo) label() string {
+// Label names an attestation for people: what it states, or its digest. What somebody
+// else wrote can't reach a terminal unquoted or at length.
+func (i AttestationInfo) Label() string {
 	if i.PredicateType == "" {
 		return i.Digest
 	}
-	return i.PredicateType
+	return printable(i.PredicateType)
+}
+
+// printable quotes what is not plain text, and cuts what is long.
+func printable(s string) string {
+	const most = 120
+	cut := s
+	if len(cut) > most {
+		cut = cut[:most] + "…"
+	}
+	if cut != s || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(cut)
+	}
+	return s
 }

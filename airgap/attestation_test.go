@@ -152,12 +152,12 @@ func TestAttestationsRefused(t *testing.T) {
 			att := a.say(airgap.PredicateProvenance, "{}", etcd)
 			att.PredicateType = airgap.PredicateSPDX
 			a.attach(etcd, att)
-		}, `labelled "https://spdx.dev/Document"`},
+		}, "labelled https://spdx.dev/Document, and release key"},
 		"of another media type": {func(a *attested) {
 			att := a.say(airgap.PredicateSPDX, spdx, etcd)
 			att.MediaType = "text/plain"
 			a.attach(etcd, att)
-		}, `it is of type "text/plain"`},
+		}, "it is of type text/plain"},
 		"huge": {func(a *attested) {
 			att := a.say(airgap.PredicateSPDX, spdx, etcd)
 			att.Envelope = append(att.Envelope, bytes.Repeat([]byte(" "), 32<<20)...)
@@ -188,6 +188,18 @@ func TestAttestationsRefused(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestHostileLabel(t *testing.T) {
+	a := newAttested(t)
+	att := a.say(airgap.PredicateSPDX, spdx, etcd)
+	att.PredicateType = "\x1b[2J" + strings.Repeat("x", 1000)
+	a.attach(etcd, att)
+	v, err := airgap.Verify(t.Context(), a.bundles()["plain"], airgap.VerifyOptions{Policy: a.policy})
+	noError(t, err)
+	if v.OK || !strings.Contains(v.Faults[0].String(), `its attestation "\x1b[2Jxxx`) || strings.Contains(v.Faults[0].String(), "\x1b") || len(v.Faults[0].Problem) > 500 {
+		t.Errorf("%q", v.Faults)
 	}
 }
 

@@ -87,7 +87,7 @@ func TestProductSBOMs(t *testing.T) {
 			purls[kind] = true
 		}
 		if !purls["pkg:oci"] || !purls["pkg:golang"] && !purls["pkg:deb"] {
-			t.Errorf("%s is made of nothing: %v", s.Names[0], s.Packages)
+			t.Errorf("%s is made of %v", s.Names[0], purls)
 		}
 	}
 }

@@ -97,7 +97,7 @@ func Verify(ctx context.Context, file string, opt VerifyOptions) (Verification, 
 		}
 		for _, att := range img.Attestations {
 			if !att.Verified {
-				fault(img.Names[0], fmt.Errorf("its attestation %s: %s", att.label(), att.Reason))
+				fault(img.Names[0], fmt.Errorf("its attestation %s: %s", att.Label(), att.Reason))
 			}
 		}
 	}

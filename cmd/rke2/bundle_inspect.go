@@ -122,7 +122,7 @@ func printInspection(w io.Writer, ins airgap.Inspection, layers bool) error {
 		}
 		for _, att := range img.Attestations {
 			if !att.Verified {
-				fmt.Fprintf(w, "\n%s: its attestation %s: %s\n", img.Names[0], att.PredicateType, att.Reason)
+				fmt.Fprintf(w, "\n%s: its attestation %s: %s\n", img.Names[0], att.Label(), att.Reason)
 			}
 		}
 	}
@@ -146,8 +146,8 @@ func signatureText(s airgap.SigInfo) string {
 func attestationText(all []airgap.AttestationInfo) string {
 	var out []string
 	for _, att := range all {
-		name := att.PredicateType
-		switch name {
+		name := att.Label()
+		switch att.PredicateType {
 		case airgap.PredicateSPDX:
 			name = "sbom"
 		case airgap.PredicateProvenance:

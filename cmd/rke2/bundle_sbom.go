@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -136,7 +139,15 @@ func printPackages(w io.Writer, all []packageOf) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "PACKAGE\tVERSION\tIMAGE\tPURL")
 	for _, p := range all {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", p.Name, dash(p.Version), p.Image, dash(p.PURL))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", plain(p.Name), dash(plain(p.Version)), p.Image, dash(plain(p.PURL)))
 	}
 	return t.Flush()
+}
+
+// plain keeps what others wrote from steering a terminal or a table.
+func plain(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
 }

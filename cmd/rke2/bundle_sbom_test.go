@@ -18,7 +18,7 @@ import (
 const (
 	sbomImage  = "docker.io/rancher/hardened-etcd:v1"
 	sbomAbsent = "docker.io/rancher/mirrored-pause:v1"
-	sbomText   = `{"spdxVersion":"SPDX-2.3","packages":[{"name":"go.etcd.io/etcd","versionInfo":"v3","externalRefs":[{"referenceType":"purl","referenceLocator":"pkg:golang/go.etcd.io/etcd@v3"}]},{"name":"stdlib"}],"files":[{}]}`
+	sbomText   = `{"spdxVersion":"SPDX-2.3","packages":[{"name":"go.etcd.io/etcd","versionInfo":"v3","externalRefs":[{"referenceType":"purl","referenceLocator":"pkg:golang/go.etcd.io/etcd@v3"}]},{"name":"std\u001blib"}],"files":[{}]}`
 )
 
 // sbomBundle makes a bundle of images of which the first has an SBOM, signed by another
@@ -85,7 +85,7 @@ func TestInspectSBOM(t *testing.T) {
 		{"a table", []string{"--sbom", "--key", key, two}, []string{sbomImage + "   linux/amd64  2         1", "no SBOM", "--image REFERENCE"}, ""},
 		{"one of two", []string{"--sbom", "--key", key, "--image", "rancher/hardened-etcd:v1", two}, []string{sbomText}, ""},
 		{"one that has none", []string{"--sbom", "--key", key, "--image", sbomAbsent, two}, nil, sbomAbsent + " has no SBOM"},
-		{"packages", []string{"--packages", "--key", key, two}, []string{"go.etcd.io/etcd  v3       " + sbomImage + "  pkg:golang/go.etcd.io/etcd@v3", "WARNING: " + sbomAbsent + " has no SBOM"}, ""},
+		{"packages", []string{"--packages", "--key", key, two}, []string{"go.etcd.io/etcd  v3       " + sbomImage + "  pkg:golang/go.etcd.io/etcd@v3", `"std\x1blib"`, "WARNING: " + sbomAbsent + " has no SBOM"}, ""},
 		{"packages as JSON", []string{"--packages", "--key", key, "-o", "json", one, "--image", sbomImage, "--insecure-unverified"}, []string{`"purl": "pkg:golang/go.etcd.io/etcd@v3"`, `"image": "` + sbomImage}, ""},
 		{"without keys", []string{"--sbom", "--trust-dir", noKeys, two}, nil, "image " + sbomImage + " is not verified: no trusted keys"},
 		{"without keys, insecure", []string{"--sbom", "--trust-dir", noKeys, "--insecure-unverified", two}, []string{"WARNING: NOT VERIFIED: " + sbomImage, "NOT VERIFIED"}, ""},
