@@ -12,6 +12,7 @@ import (
 	spdxjson "github.com/spdx/tools-golang/json"
 	"github.com/spdx/tools-golang/spdx"
 	"github.com/spdx/tools-golang/spdx/v2/common"
+	"github.com/spdx/tools-golang/spdxlib"
 
 	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/inventory/inventorytest"
@@ -81,6 +82,9 @@ func made(t testing.TB, in Input) (raw []byte, doc *spdx.Document) {
 	}
 	if doc, err = spdxjson.Read(bytes.NewReader(s.Predicate)); err != nil {
 		t.Fatal(err)
+	}
+	if err := spdxlib.ValidateDocument(doc); err != nil {
+		t.Error(err)
 	}
 	return s.Predicate, doc
 }
