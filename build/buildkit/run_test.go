@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rancher/rke2/build/cache"
 	"github.com/rancher/rke2/build/image"
 	"github.com/rancher/rke2/build/layer"
 )
@@ -108,6 +109,63 @@ func TestRunWithTheHostsNetwork(t *testing.T) {
 	}
 	if network := content(t, img, "network"); !strings.HasPrefix(network, ours+" ") {
 		t.Errorf("RUN --network=host has the network %s, this host has %s", network, ours)
+	}
+}
+
+// A daemon that is running anyway has the host's network; what it runs hasn't. And it may
+// have kept other contexts of the same names.
+func TestRunningDaemon(t *testing.T) {
+	p := programs(t)
+	state := t.TempDir()
+	d, err := Start(t.Context(), DaemonOptions{Programs: p, Dir: state, Network: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Stop(); err != nil {
+			t.Error(err)
+		}
+		nothingLeft(t, state)
+	})
+	contexts := map[string][]layer.File{"tool": tool(t)}
+	var digests []string
+	for range 2 {
+		c, err := cache.Open(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := New(Options{Cache: c, Addr: d.address(), Log: t.Output()})
+		dir := folder(t, "FROM tool\nRUN [\"/tool\", \"network\", \"/network\"]\nRUN [\"/tool\", \"write\", \"/network\", \"\"]\n", nil)
+		img, err := b.Build(t.Context(), request(dir, contexts))
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests = append(digests, img.Descriptor.Digest.String())
+		entries, err := Tree(img.Layers[:2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, err := os.Readlink("/proc/self/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := digestOf([]byte(ours))
+		for _, e := range entries {
+			if e.Path == "network" && (e.SHA256 == sum.Hex || e.Size > int64(len(ours)+len(" lo"))) {
+				t.Errorf("RUN wrote %d bytes of interfaces", e.Size)
+			}
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if digests[0] != digests[1] {
+		t.Errorf("digests %v", digests)
+	}
+	b := New(Options{Addr: "unix:///nowhere/buildkitd.sock"})
+	_, err = b.Build(t.Context(), request(folder(t, "FROM scratch\n", nil), nil))
+	if err == nil || !strings.Contains(err.Error(), "connecting to BuildKit at unix:///nowhere/buildkitd.sock (--buildkit-addr") {
+		t.Errorf("error %v", err)
 	}
 }
 
