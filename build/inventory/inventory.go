@@ -31,7 +31,7 @@ const (
 	cacheKind = "inventory"
 	factsFile = "facts.json"
 	// scheme is part of every key: raise it when this package finds out more.
-	scheme = 1
+	scheme = 2
 )
 
 // File is a regular file of an image.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -118,6 +119,25 @@ func TestReadRefuses(t *testing.T) {
 	} {
 		if _, err := Read(nil, c.files); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q in it", name, err, c.want)
+		}
+	}
+}
+
+func TestModuleReplaced(t *testing.T) {
+	plain := Module{Path: "a", Version: "v1.0.0", Sum: "h1:x"}
+	for name, c := range map[string]struct {
+		m    debug.Module
+		want Module
+	}{
+		"not":       {debug.Module{Path: "a", Version: "v1.0.0", Sum: "h1:x"}, plain},
+		"by itself": {debug.Module{Path: "a", Version: "v1.0.0", Replace: &debug.Module{Path: "a", Version: "v1.0.0", Sum: "h1:x"}}, plain},
+		"by a fork": {debug.Module{Path: "b", Version: "v2.0.0", Replace: &debug.Module{Path: "a", Version: "v1.0.0", Sum: "h1:x"}},
+			Module{Path: "a", Version: "v1.0.0", Sum: "h1:x", Replaces: "b@v2.0.0"}},
+		"by an older Go's folder": {debug.Module{Path: "b", Version: "v2.0.0", Replace: &debug.Module{Path: "../b"}},
+			Module{Path: "b", Replaces: "b@v2.0.0", Folder: "../b"}},
+	} {
+		if got := module(&c.m); got != c.want {
+			t.Errorf("%s: %+v", name, got)
 		}
 	}
 }

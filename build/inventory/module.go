@@ -15,7 +15,10 @@ import (
 func module(m *debug.Module) Module {
 	r := m.Replace
 	switch {
-	case r == nil:
+	case r == nil, r.Path == m.Path && r.Version == m.Version: // or replaced by itself
+		if r != nil {
+			m = r // which has the sum
+		}
 		return Module{Path: m.Path, Version: m.Version, Sum: m.Sum}
 	case modfile.IsDirectoryPath(r.Path): // a folder: code of nobody's version, under the name of m
 		return Module{Path: m.Path, Replaces: m.Path + "@" + m.Version, Folder: r.Path}
