@@ -401,6 +401,9 @@ var/lib/dpkg/status.d/tool`
 			t.Errorf("%+v: %q, %v", f, data, err)
 		}
 	}
+	if got.Size != int64(len("program")*2+len("GPL")+len("old library")+len("data")) {
+		t.Errorf("size %d", got.Size)
+	}
 	if got.Cached || len(building) != 4 || len(got.Materials) != 4 {
 		t.Errorf("cached %v, building %v, %d materials", got.Cached, building, len(got.Materials))
 	}

@@ -43,23 +43,18 @@ func (m *Maker) Make(ctx context.Context, c images.Component, p artifact.Platfor
 	if err != nil {
 		return artifact.Artifact{}, fmt.Errorf("component %s: %w", c.Name, err)
 	}
-	files, err := assemble(c, l.Packages[p.Arch], trees)
+	files, size, err := assemble(c, l.Packages[p.Arch], trees)
 	if err != nil {
 		return artifact.Artifact{}, fmt.Errorf("component %s (%s): %w", c.Name, p, err)
 	}
 	a := artifact.Artifact{
-		Component: c.Name, Version: c.Version, Platform: p, Cached: cached,
+		Component: c.Name, Version: c.Version, Platform: p, Cached: cached, Size: size,
 		Contexts: map[string][]layer.File{c.Name: files},
 	}
 	for _, pkg := range l.Packages[p.Arch] {
 		a.Materials = append(a.Materials, material(pkg, m.archive.mirrors.Suite))
 	}
 	a.Materials = artifact.SortMaterials(a.Materials)
-	for _, t := range trees {
-		for _, e := range t.Entries {
-			a.Size += e.Size
-		}
-	}
 	a.Elapsed = time.Since(start)
 	return a, nil
 }
@@ -108,28 +103,29 @@ type assembly struct {
 	from  map[string]string // package by path
 	elf   map[string]entry  // dynamic files by path
 	empty map[string]bool   // folders that a package installs with nothing in them
+	size  int64             // bytes of regular files
 }
 
-func assemble(c images.Component, pkgs []lock.Package, trees []tree) ([]layer.File, error) {
+func assemble(c images.Component, pkgs []lock.Package, trees []tree) ([]layer.File, int64, error) {
 	a := assembly{files: map[string]layer.File{}, from: map[string]string{}, elf: map[string]entry{}, empty: map[string]bool{}}
 	for i, t := range trees {
 		if err := a.add(pkgs[i], c.Version, t, c.Debian.Without); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
 	a.prune()
 	if err := a.merge(c.Debian.Links); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := a.linked(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	out := make([]layer.File, 0, len(a.files))
 	for _, f := range a.files {
 		out = append(out, f)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
-	return out, nil
+	return out, a.size, nil
 }
 
 func (a *assembly) add(p lock.Package, suite string, t tree, without []string) error {
@@ -166,6 +162,7 @@ func (a *assembly) add(p lock.Package, suite string, t tree, without []string) e
 			continue
 		}
 		a.files[e.Path], a.from[e.Path] = f, p.Name
+		a.size += e.Size
 		if e.Needed != nil {
 			a.elf[e.Path] = e
 		}
