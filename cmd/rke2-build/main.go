@@ -35,6 +35,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	fmt.Fprintln(cmd.ErrOrStderr(), "rke2-build:", err)
+	if hint := noSpace(err); hint != "" {
+		fmt.Fprintln(cmd.ErrOrStderr(), hint)
+	}
 	var usage usageError
 	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command ") {
 		fmt.Fprintf(cmd.ErrOrStderr(), "See '%s --help'.\n", cmd.CommandPath())
