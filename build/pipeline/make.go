@@ -3,6 +3,9 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"maps"
+	"os"
+	"slices"
 
 	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/compile"
@@ -41,8 +44,8 @@ func (g goMaker) Make(ctx context.Context, c images.Component, platform artifact
 	return out, nil
 }
 
-// Made is a component that was made, with what is known of its binaries if it is a Go
-// module.
+// Made is a component that was made, with what is known of its programs, if it is made
+// of such.
 type Made struct {
 	artifact.Artifact
 	Binaries []compile.Binary
@@ -59,14 +62,37 @@ func (p *Pipeline) Make(ctx context.Context, components []images.Component) ([]M
 				return nil, err
 			}
 			m := Made{Artifact: a}
-			if c.Kind == images.KindGo {
+			switch c.Kind {
+			case images.KindGo:
 				if b, ok, err := p.compiler.Cached(ctx, c, platform); err != nil {
 					return nil, err
 				} else if ok {
 					m.Binaries = b.Binaries
 				}
+			case images.KindSource:
+				if m.Binaries, err = programs(a); err != nil {
+					return nil, err
+				}
 			}
 			out = append(out, m)
+		}
+	}
+	return out, nil
+}
+
+// programs lists an artifact whose build contexts are a program each.
+func programs(a artifact.Artifact) ([]compile.Binary, error) {
+	var out []compile.Binary
+	for _, name := range slices.Sorted(maps.Keys(a.Contexts)) {
+		for _, f := range a.Contexts[name] {
+			if f.Source == "" {
+				continue
+			}
+			st, err := os.Stat(f.Source)
+			if err != nil {
+				return nil, fmt.Errorf("component %s: %w", a.Component, err)
+			}
+			out = append(out, compile.Binary{Name: name, Path: f.Source, SHA256: f.SHA256, Size: st.Size(), Crypto: string(images.NoCrypto)})
 		}
 	}
 	return out, nil
