@@ -187,7 +187,7 @@ func slice(service string, addresses ...string) *discoveryv1.EndpointSlice {
 func (c *cluster) ingress(ctx context.Context, name string, tls bool, annotations map[string]string) {
 	c.t.Helper()
 	c.service(ctx, name)
-	class, pathType, host := "nginx", networkingv1.PathTypePrefix, name+".test"
+	class, host := "nginx", name+".test"
 	i := &networkingv1.Ingress{ObjectMeta: meta(name)}
 	i.Annotations = map[string]string{}
 	for k, v := range annotations {
@@ -197,15 +197,14 @@ func (c *cluster) ingress(ctx context.Context, name string, tls bool, annotation
 	if tls {
 		i.Spec.TLS = []networkingv1.IngressTLS{{Hosts: []string{host}, SecretName: "tls"}}
 	}
-	path := "/"
-	if name == "path" {
-		path = "/app"
+	path, ok := paths[name]
+	if !ok {
+		path = networkingv1.HTTPIngressPath{Path: "/", PathType: ptr(networkingv1.PathTypePrefix)}
 	}
-	i.Spec.Rules = []networkingv1.IngressRule{{Host: host, IngressRuleValue: networkingv1.IngressRuleValue{HTTP: &networkingv1.HTTPIngressRuleValue{
-		Paths: []networkingv1.HTTPIngressPath{{Path: path, PathType: &pathType, Backend: networkingv1.IngressBackend{
-			Service: &networkingv1.IngressServiceBackend{Name: name, Port: networkingv1.ServiceBackendPort{Number: 80}},
-		}}},
-	}}}}
+	path.Backend.Service = &networkingv1.IngressServiceBackend{Name: name, Port: networkingv1.ServiceBackendPort{Number: 80}}
+	i.Spec.Rules = []networkingv1.IngressRule{{Host: host, IngressRuleValue: networkingv1.IngressRuleValue{
+		HTTP: &networkingv1.HTTPIngressRuleValue{Paths: []networkingv1.HTTPIngressPath{path}},
+	}}}
 	_, err := c.client.NetworkingV1().Ingresses(namespace).Create(ctx, i, metav1.CreateOptions{})
 	c.must(err)
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -31,7 +32,8 @@ type world struct {
 // What Ingresses ask for, by name; each is for the host NAME.test.
 var annotations = map[string]map[string]string{
 	"plain":  nil,
-	"path":   nil, // for /app alone
+	"path":   nil, // for /app and below
+	"exact":  nil, // for /app alone
 	"secure": nil, // with TLS
 	"sticky": {"affinity": "cookie", "session-cookie-name": "backend"},
 	"hashed": {"upstream-hash-by": "$arg_key"},
@@ -66,9 +68,31 @@ var annotations = map[string]map[string]string{
 	"modsecurity": {"enable-modsecurity": "true"},
 	"traced":      {"enable-opentelemetry": "true"},
 	// What is not allowed is not done.
-	"snippet":  {"configuration-snippet": "return 418;"},
-	"injected": {"auth-url": "http://x/;}\n}\nserver { listen 6666; }\n#"},
+	"snippet":   {"configuration-snippet": "return 418;"},
+	"injected1": {"auth-url": "http://x/;}\n}\nserver { listen 6661; }\n#"},
+	"injected2": {"permanent-redirect": "https://x/;}}\nserver { listen 6662; }\n#"},
+	"injected3": {"auth-tls-secret": namespace + "/ca", "auth-tls-match-cn": "CN=abc #(\n){}\n }}\nserver { listen 6663; }\n#"},
+	"injected4": {"auth-tls-secret": namespace + "/ca", "auth-tls-verify-client": "on;\n}\nserver { listen 6664; }\nserver {\n#"},
+	"injected5": {"auth-url": "http://10.20.0.1:9001/", "auth-method": "GET;\n}\n}\nserver { listen 6665; location / {\n#"},
+	"injected6": nil, // by its path, as all that follow
+	"injected7": nil,
+	"injected8": {"use-regex": "true"},
+	"injected9": {"auth-url": "http://10.20.0.1:9001/", "auth-keepalive": "5"},
+	"slash":     {"use-regex": "true"},
 }
+
+// Paths that are not /.
+var paths = map[string]networkingv1.HTTPIngressPath{
+	"path":      {Path: "/app", PathType: ptr(networkingv1.PathTypePrefix)},
+	"exact":     {Path: "/app", PathType: ptr(networkingv1.PathTypeExact)},
+	"injected6": {Path: "/x {\n}\n}\nserver { listen 6666; location /y", PathType: ptr(networkingv1.PathTypeImplementationSpecific)},
+	"injected7": {Path: "/x {\n}\n}\nserver { listen 6667; location /y", PathType: ptr(networkingv1.PathTypeExact)},
+	"injected8": {Path: "/x\" {\n}\n}\nserver { listen 6668; location \"/y", PathType: ptr(networkingv1.PathTypeImplementationSpecific)},
+	"injected9": {Path: "/x\n}\nserver { listen 6669; }\n#", PathType: ptr(networkingv1.PathTypeImplementationSpecific)},
+	"slash":     {Path: "/x\\", PathType: ptr(networkingv1.PathTypeImplementationSpecific)},
+}
+
+func ptr[T any](v T) *T { return &v }
 
 // TestIngress runs the controller as a pod would, and asks it for what Ingresses promise.
 func TestIngress(t *testing.T) {
@@ -116,9 +140,7 @@ func TestIngress(t *testing.T) {
 		{"status", w.testStatus},
 		{"shutdown", w.testShutdown},
 	} {
-		if !t.Run(tt.name, tt.test) {
-			t.Logf("nginx.conf is kept as long as the test: %s", w.box.root)
-		}
+		t.Run(tt.name, tt.test)
 	}
 }
 
@@ -260,6 +282,8 @@ func (w *world) testRoutes(t *testing.T) {
 	w.expect(t, "fd00:20::1", "http://[fd00:20::1]/", "plain.test", nil, 200)
 	w.expect(t, "", "http://10.20.0.1/app/x", "path.test", nil, 200)
 	w.expect(t, "", "http://10.20.0.1/application", "path.test", nil, 404)
+	w.expect(t, "", "http://10.20.0.1/app", "exact.test", nil, 200)
+	w.expect(t, "", "http://10.20.0.1/app/x", "exact.test", nil, 404)
 	w.expect(t, "", "http://10.20.0.1/", "unknown.test", nil, 404)
 }
 
@@ -442,12 +466,14 @@ func (w *world) testClosed(t *testing.T) {
 	if a, err := w.browse("", nil).get("http://10.20.0.1/", "snippet.test", nil); err != nil || a.status == 418 {
 		t.Errorf("a snippet took effect: %s (%v)", a.text, err)
 	}
-	if a, err := w.browse("", nil).get("http://10.20.0.1/", "injected.test", nil); err != nil || a.status == 200 {
+	if a, err := w.browse("", nil).get("http://10.20.0.1/", "injected1.test", nil); err != nil || a.status == 200 {
 		t.Errorf("served without the authentication that was asked for: %s (%v)", a.text, err)
 	}
-	if c, err := net.Dial("tcp", "10.20.0.1:6666"); err == nil {
-		_ = c.Close()
-		t.Error("an annotation opened a port")
+	for port := 6661; port <= 6669; port++ {
+		if c, err := net.Dial("tcp", fmt.Sprintf("10.20.0.1:%d", port)); err == nil {
+			_ = c.Close()
+			t.Errorf("an Ingress opened port %d", port)
+		}
 	}
 }
 
