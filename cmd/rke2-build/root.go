@@ -48,31 +48,43 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "rke2-build",
 		Short: "Build the distribution's images from declared versions",
-		Long: `rke2-build takes the versions declared in images/ to signed images in an OCI layout.
+		Long: `rke2-build takes the versions declared in images/ to signed images in an OCI layout,
+with an SBOM and provenance each.
 
 Go components are compiled from their wrapper modules with the certified Go
-Cryptographic Module, once for each set of inputs. Images are made without a daemon
-from Dockerfiles, one reproducible layer a component, and signed by digest as cosign
-does. The same inputs give the same digests.
+Cryptographic Module, Debian packages come from locked, verified archives, and each
+result is made once for each set of inputs. Images are made without a daemon from
+Dockerfiles (or with BuildKit), one reproducible layer a component, and signed and
+attested by digest as cosign does. The same inputs give the same digests.
 
-Environment: REGISTRY, REPO, SOURCE_DATE_EPOCH, COSIGN_KEY, COSIGN_PASSWORD and
-` + cache.Env + ` mean what the flags of the same meaning do. Flags win.
+Environment: REGISTRY, REPO, PLATFORMS, SOURCE_DATE_EPOCH, COSIGN_KEY, COSIGN_PASSWORD,
+BUILDKIT_HOST and ` + cache.Env + ` mean what the flags of the same meaning do. Flags win.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.`,
-		Example: `  # everything: compile, make images, sign them, write down the release
+		Example: `  # everything: components, images, SBOMs, provenance, signatures, the release
   rke2-build all
+  rke2-build all --platform linux/amd64,linux/arm64
 
-  # what there is, and what was built of it
+  # what there is, what was built of it, what could be newer
   rke2-build list
-  rke2-build list -o json
+  rke2-build list --outdated
 
-  # one component, one image
+  # one component, one image, what is in it
   rke2-build compile runc
   rke2-build image rke2-runtime
+  rke2-build sbom rke2-runtime
 
-  # with a release key
+  # Debian packages: pin what is declared, move one pin
+  rke2-build lock
+  rke2-build lock --update iptables
+
+  # is it what the declarations give?
+  rke2-build verify-rebuild mirrored-pause
+
+  # with a release key, to a registry
   rke2-build keygen release
-  COSIGN_KEY=release.key COSIGN_PASSWORD=… rke2-build all`,
+  COSIGN_KEY=release.key COSIGN_PASSWORD=… rke2-build all
+  rke2-build publish registry.example.com/rke2`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -211,8 +223,8 @@ func (f *flags) pipeline(cmd *cobra.Command) (*pipeline.Pipeline, error) {
 	s.Upstream = up
 	s.Makers = map[images.Kind]artifact.Maker{
 		images.KindUpstream: up,
-		images.KindDebian: debian.New(archive),
-		images.KindSource: csource.New(c, archive, debian.MirrorsFromEnv(tree.Product.Debian), s.Verbose),
+		images.KindDebian:   debian.New(archive),
+		images.KindSource:   csource.New(c, archive, debian.MirrorsFromEnv(tree.Product.Debian), s.Verbose),
 	}
 	if err := f.chooseBuilder(cmd, &s); err != nil {
 		return nil, err
