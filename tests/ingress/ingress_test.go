@@ -306,7 +306,7 @@ func (w *world) testTLS(t *testing.T) {
 
 func (w *world) testSticky(t *testing.T) {
 	seen := map[string]int{}
-	for range 12 {
+	for range 24 {
 		jar, err := cookiejar.New(nil)
 		if err != nil {
 			t.Fatal(err)
@@ -326,7 +326,7 @@ func (w *world) testSticky(t *testing.T) {
 		seen[backend]++
 	}
 	if len(seen) != 2 {
-		t.Errorf("12 clients all went to %v", seen)
+		t.Errorf("24 clients all went to %v", seen)
 	}
 }
 
