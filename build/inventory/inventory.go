@@ -45,7 +45,6 @@ type File struct {
 // Facts are what follows from a file's bytes alone.
 type Facts struct {
 	SHA1 string   `json:"sha1"` // hex
-	Size int64    `json:"size"` // bytes
 	ELF  bool     `json:"elf,omitempty"`
 	Go   *Program `json:"go,omitempty"` // of Go programs
 }
@@ -207,7 +206,7 @@ func read(path string) (facts Facts, sum string, err error) {
 	}
 	facts.ELF = bytes.Equal(start, []byte(elfMagic))
 	old, strong := sha1.New(), sha256.New()
-	if facts.Size, err = io.Copy(io.MultiWriter(old, strong), f); err != nil {
+	if _, err := io.Copy(io.MultiWriter(old, strong), f); err != nil {
 		return facts, "", err
 	}
 	facts.SHA1 = hex.EncodeToString(old.Sum(nil))

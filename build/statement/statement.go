@@ -73,13 +73,3 @@ func Decode(data []byte) (Statement, error) {
 	}
 	return s, nil
 }
-
-// About tells whether the statement has the manifest among its subjects.
-func (s Statement) About(manifest v1.Hash) bool {
-	for _, sub := range s.Subject {
-		if manifest.Hex != "" && sub.Digest[manifest.Algorithm] == manifest.Hex {
-			return true
-		}
-	}
-	return false
-}
