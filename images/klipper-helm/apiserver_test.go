@@ -261,6 +261,11 @@ func TestWithAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// It was installed when Kubernetes still had what it has no more.
+	rel.Manifest += "---\napiVersion: policy/v1beta1\nkind: PodSecurityPolicy\nmetadata:\n  name: web\n"
+	if err := cfg.Releases.Update(rel); err != nil {
+		t.Fatal(err)
+	}
 	rel.Version++
 	rel.SetStatus(release.StatusPendingUpgrade, "Preparing upgrade")
 	if err := cfg.Releases.Create(rel); err != nil {
@@ -268,6 +273,9 @@ func TestWithAPIServer(t *testing.T) {
 	}
 	p.env["FAILURE_POLICY"] = "retry"
 	p.wants(0, "deployed at revision 3", greeter(), "greeting: again", install...)
+	if !strings.Contains(p.log, "PodSecurityPolicy web of policy/v1beta1: Kubernetes has no such kind any more: forgotten") {
+		t.Errorf("log:\n%s", p.log)
+	}
 	greeting("again")
 
 	p.wants(0, "is uninstalled", nil, "", "delete")

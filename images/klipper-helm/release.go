@@ -10,6 +10,7 @@ import (
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/release"
 	"helm.sh/helm/v3/pkg/storage/driver"
+	"k8s.io/client-go/discovery"
 )
 
 // maxHistory is how many revisions are kept, as by Helm's command line.
@@ -126,6 +127,14 @@ func (w *worker) apply(ctx context.Context, ch *chart.Chart, values map[string]a
 		return nil
 	}
 	var status release.Status
+	if last != nil {
+		if err = w.rememberServed(); err == nil {
+			last, err = w.lastRevision()
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if last == nil {
 		w.report.say("there is no release %s in namespace %s", w.job.name, w.job.namespace)
 	} else {
@@ -206,10 +215,57 @@ func (w *worker) delete() error {
 		w.report.last("there is no release %s in namespace %s: nothing to delete", w.job.name, w.job.namespace)
 		return nil
 	}
+	if err := w.rememberServed(); err != nil {
+		w.report.say("going on with what the release remembers: %v", err)
+	}
 	w.report.last("release %s: uninstall (%s at revision %d, namespace %s)", w.job.name, last.Info.Status, last.Version, w.job.namespace)
 	if err := w.uninstall(); err != nil {
 		return err
 	}
 	w.report.last("release %s is uninstalled from namespace %s", w.job.name, w.job.namespace)
+	return nil
+}
+
+// rememberServed brings what the release remembers up to what this Kubernetes serves.
+func (w *worker) rememberServed() error {
+	if w.cfg.RESTClientGetter == nil {
+		return nil // no cluster to ask
+	}
+	d, err := w.cfg.RESTClientGetter.ToDiscoveryClient()
+	if err != nil {
+		return fmt.Errorf("asking what the Kubernetes API serves: %w", err)
+	}
+	return w.modernise(d)
+}
+
+func (w *worker) modernise(d discovery.ServerResourcesInterface) error {
+	served, err := servedBy(d)
+	if err != nil {
+		return err
+	}
+	revisions, err := w.cfg.Releases.History(w.job.name)
+	if err != nil {
+		return fmt.Errorf("reading the release's history: %w", err)
+	}
+	newest := 0
+	for _, rel := range revisions {
+		newest = max(newest, rel.Version)
+	}
+	for _, rel := range revisions {
+		if rel.Version < newest && (rel.Info.Status == release.StatusSuperseded || rel.Info.Status == release.StatusUninstalled) {
+			continue // what was applied since is what counts
+		}
+		manifest, changes := modernise(rel.Manifest, served)
+		if len(changes) == 0 {
+			continue
+		}
+		for _, c := range changes {
+			w.report.say("revision %d: %s", rel.Version, c)
+		}
+		rel.Manifest = manifest
+		if err := w.cfg.Releases.Update(rel); err != nil {
+			return fmt.Errorf("writing revision %d: %w", rel.Version, err)
+		}
+	}
 	return nil
 }
