@@ -94,6 +94,16 @@ func (c *Cache) Fill(kind, key string, fill func(dir string) error) (_ string, h
 	if dir, ok := c.Lookup(kind, key); ok {
 		return dir, true, nil
 	}
+	// What is there now is of somebody who was killed while filling: the lock is ours.
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(final), temporary+key+"-*"))
+	if err != nil {
+		return "", false, fmt.Errorf("filling cache: %w", err)
+	}
+	for _, dir := range left {
+		if err := os.RemoveAll(dir); err != nil {
+			return "", false, fmt.Errorf("filling cache: %w", err)
+		}
+	}
 	tmp, err := os.MkdirTemp(filepath.Dir(final), temporary+key+"-")
 	if err != nil {
 		return "", false, fmt.Errorf("filling cache: %w", err)

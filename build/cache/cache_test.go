@@ -154,3 +154,21 @@ func TestKey(t *testing.T) {
 		t.Errorf("keys %s %s %s", a, b, c)
 	}
 }
+
+// What a killed filler left goes with the next one.
+func TestFillTidies(t *testing.T) {
+	c, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join(c.Dir(), "k", temporary+"key-1")
+	if err := os.MkdirAll(filepath.Join(left, "half"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.Fill("k", "key", func(string) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); err == nil {
+		t.Error("it is still there")
+	}
+}

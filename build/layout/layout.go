@@ -57,6 +57,10 @@ func Open(dir string) (*Layout, error) {
 		return nil, fmt.Errorf("opening layout %s: locking: %w", dir, err)
 	}
 	l.lock = f
+	if err := Tidy(dir); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
 	version := filepath.Join(dir, "oci-layout")
 	if _, err := os.Stat(version); errors.Is(err, fs.ErrNotExist) {
 		if err := WriteFile(version, []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644); err != nil {
@@ -235,6 +239,21 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 		_, err := w.Write(data)
 		return err
 	})
+}
+
+// Tidy removes from dir what a killed WriteFile left there. Nobody else may be writing
+// into it.
+func Tidy(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, temporary+"*"))
+	if err != nil {
+		return fmt.Errorf("tidying %s: %w", dir, err)
+	}
+	for _, file := range left {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("tidying %s: %w", dir, err)
+		}
+	}
+	return nil
 }
 
 func replace(path string, mode fs.FileMode, write func(io.Writer) error) (err error) {

@@ -186,3 +186,20 @@ func TestWriteFile(t *testing.T) {
 		t.Error("wrote below a file")
 	}
 }
+
+// What a killed writer left goes when the layout is opened again.
+func TestOpenTidies(t *testing.T) {
+	dir := t.TempDir()
+	left := filepath.Join(dir, temporary+"123")
+	if err := os.WriteFile(left, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := os.Stat(left); err == nil {
+		t.Error("it is still there")
+	}
+}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/image"
-	"github.com/rancher/rke2/build/layout"
 	"github.com/rancher/rke2/images"
 )
 
@@ -57,7 +56,7 @@ func (p *Pipeline) Images(ctx context.Context, names []string) ([]Built, error) 
 	if err != nil {
 		return nil, err
 	}
-	l, err := layout.Open(p.Layout())
+	l, err := p.open()
 	if err != nil {
 		return nil, err
 	}

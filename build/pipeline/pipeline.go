@@ -5,6 +5,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/rancher/rke2/build/cache"
 	"github.com/rancher/rke2/build/compile"
 	"github.com/rancher/rke2/build/layer"
+	"github.com/rancher/rke2/build/layout"
 	"github.com/rancher/rke2/build/modulefiles"
 	"github.com/rancher/rke2/images"
 )
@@ -104,6 +106,25 @@ func New(ctx context.Context, s Settings) (*Pipeline, error) {
 
 // Layout is the folder of the OCI layout.
 func (p *Pipeline) Layout() string { return filepath.Join(p.s.Out, "oci") }
+
+// open opens the layout and tidies what killed runs left beside it: whoever has the
+// layout open is the only one that writes there.
+func (p *Pipeline) open() (*layout.Layout, error) {
+	l, err := layout.Open(p.Layout())
+	if err != nil {
+		return nil, err
+	}
+	dirs := []string{p.s.Out}
+	for _, k := range statementKinds {
+		dirs = append(dirs, filepath.Join(p.s.Out, k.folder))
+	}
+	for _, dir := range dirs {
+		if err := layout.Tidy(dir); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
+	return l, nil
+}
 
 // Tree is what is declared.
 func (p *Pipeline) Tree() *images.Tree { return p.s.Tree }

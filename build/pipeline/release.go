@@ -19,7 +19,7 @@ import (
 //
 // Every declared image must be in the layout, signed by the key.
 func (p *Pipeline) Release(key *sign.Key) (images.Release, error) {
-	l, err := layout.Open(p.Layout())
+	l, err := p.open()
 	if err != nil {
 		return images.Release{}, err
 	}

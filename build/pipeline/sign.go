@@ -26,7 +26,7 @@ type Signed struct {
 // statements is kept; what other keys made is dropped. The key's public half goes to
 // cosign.pub beside the layout.
 func (p *Pipeline) Sign(ctx context.Context, key *sign.Key) ([]Signed, error) {
-	l, err := layout.Open(p.Layout())
+	l, err := p.open()
 	if err != nil {
 		return nil, err
 	}
