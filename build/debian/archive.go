@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rancher/rke2/build/cache"
@@ -45,7 +46,9 @@ type Options struct {
 	AllowExpired bool             // take Release files past their Valid-Until: for snapshots of an archive
 	HTTP         *http.Client     // nil: one that gives up on a mirror that stays silent
 	Now          func() time.Time // nil: time.Now. Release files expire
-	Fetching     func(what string, size int64)
+	// Fetching is called before something is fetched, by one goroutine at a time. size is
+	// in bytes, 0 where it is not known. It may be nil.
+	Fetching func(what string, size int64)
 }
 
 // Archive is a Debian archive and its security archive, of one release. It may be used
@@ -72,8 +75,15 @@ func NewArchive(c *cache.Cache, m images.Mirrors, o Options) *Archive {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Fetching == nil {
-		o.Fetching = func(string, int64) {}
+	var one sync.Mutex
+	tell := o.Fetching
+	o.Fetching = func(what string, size int64) {
+		if tell == nil {
+			return
+		}
+		one.Lock()
+		defer one.Unlock()
+		tell(what, size)
 	}
 	m.Main, m.Security = strings.TrimRight(m.Main, "/"), strings.TrimRight(m.Security, "/")
 	return &Archive{mirrors: m, cache: c, o: o}
