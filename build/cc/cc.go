@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/rancher/rke2/build/artifact"
@@ -69,6 +70,9 @@ func Find(ctx context.Context, p artifact.Platform) (Compiler, error) {
 }
 
 func debianPackage(triple string) string {
+	if here, err := Triple(artifact.Platform{OS: runtime.GOOS, Arch: runtime.GOARCH}); err == nil && here == triple {
+		return "gcc"
+	}
 	return "gcc-" + strings.ReplaceAll(triple, "_", "-")
 }
 
