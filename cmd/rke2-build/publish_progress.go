@@ -69,11 +69,14 @@ func (m *pushMeter) event(e publish.Event) {
 	if e.Outcome == registry.Present && e.Step != publish.Tag {
 		return
 	}
-	was := ""
+	amount, was := size(e.Size), ""
+	if e.Step == publish.Tag {
+		amount = ""
+	}
 	if e.Was != "" {
 		was = "  was " + e.Was
 	}
-	m.line("%-12s %-8s %-70s %9s %8s  %s%s", e.Step, e.Outcome, e.Image, size(e.Size), e.Elapsed.Round(time.Millisecond), e.What, was)
+	m.line("%-12s %-70s %-8s %8s %10s  %s%s", e.Step, e.Image, e.Outcome, e.Elapsed.Round(time.Millisecond), amount, e.What, was)
 }
 
 func (m *pushMeter) retrying(what string, cause error, pause time.Duration) {

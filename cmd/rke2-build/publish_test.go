@@ -189,8 +189,8 @@ func TestPublishCommand(t *testing.T) {
 		wants []string
 	}{
 		{"dry run", []string{s.Addr, "--dry-run"}, nil, 0, []string{"would push", s.Addr + "/rancher/one:v1"}},
-		{"push", []string{s.Addr, "one", "-u", distribution.User, "--password-stdin"}, password, 0, []string{"tag          sent", "pushed"}},
-		{"again", []string{s.Addr}, nil, 0, []string{"tag          present", "present"}},
+		{"push", []string{s.Addr, "one", "-u", distribution.User, "--password-stdin"}, password, 0, []string{"signatures ", " sent ", "pushed"}},
+		{"again", []string{s.Addr}, nil, 0, []string{"tag  ", " present "}},
 		{"no registry", nil, nil, exitUsage, []string{"requires at least 1 arg"}},
 		{"scheme", []string{"https://x"}, nil, exitUsage, []string{"without https://"}},
 		{"user alone", []string{s.Addr, "-u", "x"}, nil, exitUsage, []string{"needed together"}},
