@@ -22,8 +22,8 @@ import (
 func (r *Repository) FetchBlob(ctx context.Context, d v1.Descriptor, f *os.File, moved func(n int64)) error {
 	doing := fmt.Sprintf("fetching blob %s (%d bytes) from", short(d.Digest), d.Size)
 	g := &download{r: r, want: d, f: f, moved: moved}
+	most := int64(0) // bytes that ever were there: only more is a step forward
 	for failed := 0; ; {
-		had := g.have
 		err := g.try(ctx)
 		if err == nil && g.have == d.Size {
 			break
@@ -31,8 +31,8 @@ func (r *Repository) FetchBlob(ctx context.Context, d v1.Descriptor, f *os.File,
 		if err == nil {
 			err = io.ErrUnexpectedEOF
 		}
-		if failed++; g.have > had {
-			failed = 1
+		if failed++; g.have > most {
+			failed, most = 1, g.have
 		}
 		if err := r.c.pause(ctx, "fetching blob "+short(d.Digest)+" from "+r.name.Name(), failed, err); err != nil {
 			g.restart()

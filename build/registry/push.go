@@ -86,20 +86,21 @@ func (r *Repository) PushBlob(ctx context.Context, b Blob) (Outcome, error) {
 		}
 		// A registry need not know how: then the blob is sent.
 	}
+	most := int64(0) // bytes that the registry ever had: only more is a step forward
 	for failed := 0; ; {
-		accepted := u.accepted
 		err := u.try(ctx)
 		if err == nil {
 			return Sent, nil
 		}
-		if failed++; u.accepted > accepted {
-			failed = 1
+		if failed++; u.accepted > most {
+			failed, most = 1, u.accepted
 		}
 		if err := r.c.pause(ctx, "sending blob "+short(b.Digest)+" to "+r.name.Name(), failed, err); err != nil {
 			u.moved(0)
 			return "", r.explain(doing, err)
 		}
 		if found, err := r.hasBlob(ctx, b.Digest); err == nil && found {
+			u.moved(b.Size)
 			return Sent, nil // only the answer had been lost
 		}
 	}
