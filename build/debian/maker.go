@@ -51,8 +51,10 @@ func (m *Maker) Make(ctx context.Context, c images.Component, p artifact.Platfor
 		Component: c.Name, Version: c.Version, Platform: p, Cached: cached, Size: size,
 		Contexts: map[string][]layer.File{c.Name: files},
 	}
-	for _, pkg := range l.Packages[p.Arch] {
-		a.Materials = append(a.Materials, material(pkg, m.archive.mirrors.Suite))
+	for i, pkg := range l.Packages[p.Arch] {
+		made := material(pkg, m.archive.mirrors.Suite)
+		made.License = trees[i].license(pkg.Name)
+		a.Materials = append(a.Materials, made)
 	}
 	a.Materials = artifact.SortMaterials(a.Materials)
 	a.Elapsed = time.Since(start)
