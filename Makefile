@@ -81,12 +81,16 @@ CC_arm64 := aarch64-linux-gnu-gcc
 ##@ Checks
 
 .PHONY: test
-test: airgap lint test-unit test-sealed ## All tests, a boot on a sealed host among them
+test: airgap lint test-unit test-rebuild test-sealed ## All tests, a boot on a sealed host among them
 
 .PHONY: test-unit
 test-unit: ## Unit and integration tests (need the products of `make airgap`)
 	go test -timeout 30m $$(go list ./... | grep -v -e /tests/sealed -e /tests/bench)
 	@for d in $(OWN_PROGRAMS); do echo "go test ./$$d/..." && (cd $$d && GOFLAGS= go test ./...) || exit 1; done
+
+.PHONY: test-rebuild
+test-rebuild: ## Build a small image again from nothing: the same bytes (all images: `rke2-build verify-rebuild`)
+	$(RKE2_BUILD) verify-rebuild --dist $(DIST) mirrored-pause
 
 .PHONY: test-sealed
 test-sealed: ## Real nodes on hosts with no network (root; need the products of `make airgap`)
