@@ -240,6 +240,7 @@ func TestKilled(t *testing.T) {
 			if d := differing(want, v.finish()); len(d) > 0 {
 				t.Errorf("the next build made other bytes: %s", strings.Join(d, ", "))
 			}
+			left(t, v)
 		})
 	}
 	t.Run("again and again", func(t *testing.T) {
@@ -256,5 +257,23 @@ func TestKilled(t *testing.T) {
 		if d := differing(want, v.finish()); len(d) > 0 {
 			t.Errorf("the next build made other bytes: %s", strings.Join(d, ", "))
 		}
+		left(t, v)
 	})
+}
+
+// left finds temporary files, of which a complete build leaves none: among the products,
+// and in the cache beside the entries that were filled anew.
+func left(t *testing.T, v *victim) {
+	t.Helper()
+	for _, dir := range []string{v.dist(), filepath.Join(v.cache, "binary"), filepath.Join(v.cache, "layer")} {
+		err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+			if err == nil && strings.HasPrefix(d.Name(), ".tmp-") {
+				t.Errorf("a killed build left %s", p)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
