@@ -497,11 +497,11 @@ func (w *world) testEndpoints(t *testing.T) {
 			return nil
 		}
 	}
-	w.until(t, "one endpoint is left", 15*time.Second, served(1))
+	w.until(t, "one endpoint is left", 30*time.Second, served(1))
 	if _, err := slices.Update(t.Context(), slice("plain", "10.20.0.1", "10.20.0.2"), metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	w.until(t, "both are back", 15*time.Second, served(2))
+	w.until(t, "both are back", 30*time.Second, served(2))
 	if after := strings.Count(w.controller.said(), reloaded); after != before || before == 0 {
 		t.Errorf("nginx was loaded %d times before the endpoints changed, %d times after", before, after)
 	}
@@ -526,7 +526,7 @@ func (w *world) testShutdown(t *testing.T) {
 	if err != nil || strings.Count(string(out), "\n") != 2 {
 		t.Errorf("pgrep worker: %v, %q, want two processes", err, out)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	stopped := make(chan error, 1)
 	go func() {
