@@ -268,3 +268,21 @@ func TestBuildxContexts(t *testing.T) {
 		}
 	}
 }
+
+// The comparison sees what it is for.
+func TestDifference(t *testing.T) {
+	same := []string{"/a: mode 0755", "/b: mode 0644"}
+	if d := difference(same, slices.Clone(same)); d != "" {
+		t.Errorf("got %s", d)
+	}
+	if d := difference(same, []string{"/a: mode 0700", "/b: mode 0644", "/c: mode 0644"}); d != "+ /a: mode 0700\n- /a: mode 0755\n+ /c: mode 0644" {
+		t.Errorf("got\n%s", d)
+	}
+	var many []string
+	for i := range 30 {
+		many = append(many, fmt.Sprintf("/%02d", i))
+	}
+	if d := difference(many, nil); !strings.HasSuffix(d, "- /19\nand 10 more") {
+		t.Errorf("got\n%s", d)
+	}
+}
