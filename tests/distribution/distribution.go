@@ -12,7 +12,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -129,12 +128,12 @@ func Start(t testing.TB, o Options) *Server {
 			b, _ := os.ReadFile(logs.Name())
 			t.Logf("the registry's log:\n%s", tail(b, 4<<10))
 		}
-		logs.Close()
+		_ = logs.Close() // it was written to by another process
 	})
 	for limit := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		conn, err := net.Dial("tcp", s.Addr)
 		if err == nil {
-			conn.Close()
+			_ = conn.Close()
 			return s
 		}
 		select {
@@ -233,7 +232,7 @@ func freeAddress(t testing.TB) string {
 		t.Fatal(err)
 	}
 	addr := l.Addr().String()
-	if err := errors.Join(l.Close()); err != nil {
+	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
 	return addr
