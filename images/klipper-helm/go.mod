@@ -3,7 +3,6 @@ module github.com/rancher/rke2/images/klipper-helm
 go 1.26.0
 
 require (
-	golang.org/x/crypto/x509roots/fallback v0.0.0-20261030153154-30a33513ff6d
 	helm.sh/helm/v3 v3.22.0
 	k8s.io/api v0.37.0
 	k8s.io/apimachinery v0.37.0

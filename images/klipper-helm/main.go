@@ -17,9 +17,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
-
-	// Roots for public chart repositories: this image has none of its own.
-	_ "golang.org/x/crypto/x509roots/fallback"
 )
 
 const (
