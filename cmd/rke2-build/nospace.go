@@ -42,6 +42,6 @@ func room(dir string) string {
 	if err := syscall.Statfs(dir, &s); err != nil {
 		return ""
 	}
-	block := int64(s.Bsize)
+	block := s.Bsize
 	return fmt.Sprintf(": %s of %s and %d of %d files are free now that what was half-written is removed, and more is needed", size(int64(s.Bavail)*block), size(int64(s.Blocks)*block), s.Ffree, s.Files)
 }
