@@ -74,6 +74,9 @@ func Start(ctx context.Context, o DaemonOptions) (*Daemon, error) {
 			return nil, fmt.Errorf("starting buildkitd: %s is not a program", p)
 		}
 	}
+	if _, err := exec.LookPath("unshare"); err != nil {
+		return nil, fmt.Errorf("starting buildkitd: it is given its own namespaces by unshare, which is in Debian's util-linux: %w", err)
+	}
 	d, err := prepare(o)
 	if err != nil {
 		return nil, fmt.Errorf("starting buildkitd: %w", err)

@@ -193,6 +193,21 @@ func TestErrorsOfBuildKit(t *testing.T) {
 	}
 }
 
+// BuildKit itself is told to fetch nothing, should reading a Dockerfile miss something.
+func TestNothingIsFetched(t *testing.T) {
+	b := builder(t)
+	for _, line := range []string{"FROM docker.io/library/debian:12", "FROM scratch\nADD https://deb.debian.org/debian/README /", "FROM scratch\nADD https://github.com/moby/buildkit.git#v0.25.2 /"} {
+		j, err := b.plan(t.Context(), request(folder(t, "FROM scratch\n", nil), nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.file.data = []byte(line + "\n")
+		if err := b.solve(t.Context(), j, t.TempDir()); err == nil || !strings.Contains(err.Error(), "denied by policy") {
+			t.Errorf("%s: error %v", line, err)
+		}
+	}
+}
+
 // A file of a context that is not what its sum says, or is gone, is never built into an
 // image.
 func TestChangedContext(t *testing.T) {

@@ -74,8 +74,8 @@ func (b *Builder) solve(ctx context.Context, j *job, dir string) error {
 	return keepErr
 }
 
-// onlyContexts refuses every source that would be fetched. An image may be named if its
-// content can't change.
+// onlyContexts refuses every source that would be fetched, also where reading the
+// Dockerfile has not found it out.
 func onlyContexts() *spb.Policy {
 	deny := func(pattern string) *spb.Rule {
 		return &spb.Rule{Action: spb.PolicyAction_DENY, Selector: &spb.Selector{Identifier: pattern}}
