@@ -212,7 +212,7 @@ func (f *imageFile) image(path string, c Component, p Product) (Image, error) {
 		Owner:   c.Name,
 	}
 	for _, t := range f.Test {
-		img.Test = append(img.Test, Test{Run: t.Run, Prints: t.Prints})
+		img.Test = append(img.Test, Test(t))
 	}
 	switch c.Kind {
 	case KindUpstream:

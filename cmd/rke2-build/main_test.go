@@ -64,7 +64,7 @@ func TestAll(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "registry.example.com/flag/wins/tiny:v1.2.3-rke2r1") {
 		t.Fatalf("all: %d\n%s%s", code, out, msg)
 	}
-	for _, want := range []string{"compile  tiny                 v1.2.3             building tiny", " built ", " signed"} {
+	for _, want := range []string{"compile  tiny                 v1.2.3             making tiny", " built ", " signed"} {
 		if !strings.Contains(msg, want) {
 			t.Errorf("no %q in\n%s", want, msg)
 		}

@@ -98,7 +98,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	p.StringVar(&f.repo, "repo", os.Getenv("REPO"), "repository prefix in the images' names [REPO] (default: of images/product.yaml)")
 	p.StringVar(&f.epoch, "source-date-epoch", os.Getenv("SOURCE_DATE_EPOCH"), "seconds since 1970 that everything made is dated [SOURCE_DATE_EPOCH] (default: 0)")
 	p.StringVar(&f.platform, "platform", os.Getenv("PLATFORMS"), "platforms to build for, joined by commas: linux/amd64, linux/arm64 [PLATFORMS] (default: this machine's)")
-	p.IntVarP(&f.jobs, "jobs", "j", runtime.GOMAXPROCS(0), "layers compressed at a time; the result does not depend on it")
+	p.IntVarP(&f.jobs, "jobs", "j", 0, "layers compressed at a time; the result does not depend on it (default: as many as there are cores)")
 	p.BoolVarP(&f.verbose, "verbose", "v", false, "show what compilers say")
 	builderFlags(root, f)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
@@ -192,6 +192,9 @@ func (f *flags) pipeline(cmd *cobra.Command) (*pipeline.Pipeline, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
+	if f.jobs <= 0 {
+		f.jobs = runtime.GOMAXPROCS(0)
+	}
 	s := pipeline.Settings{
 		Tree:      tree,
 		Cache:     c,
@@ -199,7 +202,7 @@ func (f *flags) pipeline(cmd *cobra.Command) (*pipeline.Pipeline, error) {
 		Naming:    images.Naming{Registry: tree.Product.Registry, Repo: tree.Product.Repo},
 		Epoch:     time.Unix(seconds, 0).UTC(),
 		Platforms: platforms,
-		Jobs:      max(f.jobs, 1),
+		Jobs:      f.jobs,
 		Report:    newProgress(cmd.ErrOrStderr()).event,
 	}
 	if f.registry != "" {

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -410,5 +409,5 @@ func signatureImage(t *testing.T, store *fake.Store, image v1.Hash) v1.Image {
 
 // here is a release image's digests that has this platform's alone.
 func here(digest string) map[string]string {
-	return map[string]string{goruntime.GOOS + "/" + goruntime.GOARCH: digest}
+	return map[string]string{runtime.GOOS + "/" + runtime.GOARCH: digest}
 }
