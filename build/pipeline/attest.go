@@ -68,7 +68,11 @@ func (p *Pipeline) describe(x *piece, tag name.Tag) error {
 		Name: repository, Tag: tag.TagStr(), Digest: digest, Platform: x.platform,
 		Product: p.s.Tree.Product.Version, Epoch: p.s.Epoch, Go: p.compiler.GoVersion(), FIPS140: p.s.Tree.Product.FIPS140,
 		Compilers:  slices.Compact(compilers),
+		Assembly:   p.builder.Name(),
 		Components: p.needs(x), Sources: sources, Files: x.made.Files, Materials: materials, Cache: p.s.Cache,
+	}
+	if x.image.Upstream != "" {
+		in.Assembly = "copy"
 	}
 	if !slices.ContainsFunc(in.Components, func(c images.Component) bool { return c.Kind == images.KindGo }) {
 		in.Go, in.FIPS140 = "", ""

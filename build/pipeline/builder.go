@@ -28,6 +28,8 @@ type Recipe struct {
 
 // Builder makes an image of a Dockerfile. It is used by several goroutines.
 type Builder interface {
+	// Name is what provenance calls it.
+	Name() string
 	// Contexts lists the named build contexts that the Dockerfile uses.
 	Contexts(dockerfile string, args map[string]string) ([]image.Use, error)
 	Build(ctx context.Context, r Recipe) (image.Image, error)
@@ -35,6 +37,8 @@ type Builder interface {
 
 // daemonless is this project's own builder.
 type daemonless struct{ layers *layer.Builder }
+
+func (daemonless) Name() string { return "daemonless" }
 
 func (daemonless) Contexts(dockerfile string, args map[string]string) ([]image.Use, error) {
 	f, err := image.Read(dockerfile, args)

@@ -557,6 +557,10 @@ func TestStatementsAreChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	origin, err := os.ReadFile(r.statementFile(1, "runtime", host))
+	if err != nil || !strings.Contains(string(origin), `"assembly":"daemonless"`) {
+		t.Errorf("provenance doesn't say what made the image (%v): %s", err, origin)
+	}
 	put(t, r.SBOM("hardened-app", host), string(other))
 	if _, err := r.Sign(ctx, k); err == nil || !strings.Contains(err.Error(), "is about another image than") {
 		t.Errorf("an SBOM of another image was signed: %v", err)

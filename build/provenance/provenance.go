@@ -42,6 +42,7 @@ type Input struct {
 	Epoch      time.Time
 	Go         string             // version of the toolchain: go1.26.8; "" if nothing was compiled
 	FIPS140    string             // version of the Go Cryptographic Module
+	Assembly   string             // what made the image of its parts: daemonless, buildkit or copy
 	Compilers  []string           // C compilers that took part, by what they say they are
 	Components []images.Component // whose contexts the Dockerfile copies from
 	Sources    []Source           // declarations and locks
@@ -65,6 +66,7 @@ type Internal struct {
 	Go         string                       `json:"go,omitempty"`
 	FIPS140    string                       `json:"fips140,omitempty"`
 	Compilers  []string                     `json:"cCompilers,omitempty"`
+	Assembly   string                       `json:"assembly,omitempty"`
 	Components []Component                  `json:"components"`
 	Programs   map[string]map[string]string `json:"programs,omitempty"` // path in the image: settings in its build info
 }
@@ -134,7 +136,7 @@ func predicate(in Input) (slsa.ProvenancePredicate, error) {
 }
 
 func internal(in Input, files []inventory.File) Internal {
-	out := Internal{Go: in.Go, FIPS140: in.FIPS140, Compilers: in.Compilers, Components: []Component{}, Programs: map[string]map[string]string{}}
+	out := Internal{Go: in.Go, FIPS140: in.FIPS140, Compilers: in.Compilers, Assembly: in.Assembly, Components: []Component{}, Programs: map[string]map[string]string{}}
 	for _, c := range in.Components {
 		out.Components = append(out.Components, component(c))
 	}

@@ -118,6 +118,8 @@ type withBuildKit struct{ *buildkit.Builder }
 
 var _ pipeline.Builder = withBuildKit{}
 
+func (withBuildKit) Name() string { return "buildkit" }
+
 func (withBuildKit) Contexts(dockerfile string, args map[string]string) ([]image.Use, error) {
 	return buildkit.Contexts(dockerfile, args)
 }

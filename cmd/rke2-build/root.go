@@ -199,17 +199,11 @@ func (f *flags) pipeline(cmd *cobra.Command) (*pipeline.Pipeline, error) {
 		Tree:      tree,
 		Cache:     c,
 		Out:       f.outDir(tree),
-		Naming:    images.Naming{Registry: tree.Product.Registry, Repo: tree.Product.Repo},
+		Naming:    f.naming(tree),
 		Epoch:     time.Unix(seconds, 0).UTC(),
 		Platforms: platforms,
 		Jobs:      f.jobs,
 		Report:    newProgress(cmd.ErrOrStderr()).event,
-	}
-	if f.registry != "" {
-		s.Naming.Registry = strings.Trim(f.registry, "/")
-	}
-	if f.repo != "" {
-		s.Naming.Repo = strings.Trim(f.repo, "/")
 	}
 	archive, err := f.archive(cmd, tree, false)
 	if err != nil {
@@ -233,6 +227,18 @@ func (f *flags) pipeline(cmd *cobra.Command) (*pipeline.Pipeline, error) {
 		return nil, err
 	}
 	return pipeline.New(cmd.Context(), s)
+}
+
+// naming is where images are named after.
+func (f *flags) naming(tree *images.Tree) images.Naming {
+	n := images.Naming{Registry: tree.Product.Registry, Repo: tree.Product.Repo}
+	if f.registry != "" {
+		n.Registry = strings.Trim(f.registry, "/")
+	}
+	if f.repo != "" {
+		n.Repo = strings.Trim(f.repo, "/")
+	}
+	return n
 }
 
 func (f *flags) outDir(tree *images.Tree) string {

@@ -151,13 +151,7 @@ func (f *flags) verifyRebuild(cmd *cobra.Command, r *rebuildFlags, names []strin
 
 // references are the full names of the images (none named: of all).
 func (f *flags) references(tree *images.Tree, names []string) ([]string, error) {
-	naming := images.Naming{Registry: tree.Product.Registry, Repo: tree.Product.Repo}
-	if f.registry != "" {
-		naming.Registry = f.registry
-	}
-	if f.repo != "" {
-		naming.Repo = f.repo
-	}
+	naming := f.naming(tree)
 	wanted := tree.Images
 	if len(names) > 0 {
 		wanted = nil
