@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/rancher/rke2/airgap/registry"
 	"github.com/rancher/rke2/build/artifact"
-	"github.com/rancher/rke2/build/registry"
 )
 
 const (

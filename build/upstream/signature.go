@@ -13,9 +13,9 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/rancher/rke2/airgap/registry"
 	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/build/cache"
-	"github.com/rancher/rke2/build/registry"
 )
 
 const (

@@ -17,12 +17,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/rancher/rke2/airgap/publish"
+	"github.com/rancher/rke2/airgap/registry"
 	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/cache"
 	"github.com/rancher/rke2/build/layer"
 	"github.com/rancher/rke2/build/lock"
-	"github.com/rancher/rke2/build/publish"
-	"github.com/rancher/rke2/build/registry"
 	"github.com/rancher/rke2/images"
 	"github.com/rancher/rke2/tests/distribution"
 )

@@ -12,8 +12,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
 
-	"github.com/rancher/rke2/build/publish"
-	"github.com/rancher/rke2/build/registry"
+	"github.com/rancher/rke2/airgap/publish"
+	"github.com/rancher/rke2/airgap/registry"
 )
 
 // publishFlags are publish's own.

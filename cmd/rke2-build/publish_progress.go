@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/term"
 
-	"github.com/rancher/rke2/build/publish"
-	"github.com/rancher/rke2/build/registry"
+	"github.com/rancher/rke2/airgap/publish"
+	"github.com/rancher/rke2/airgap/registry"
 )
 
 // pushMeter shows a push: one line for each step that did something and, on a terminal,

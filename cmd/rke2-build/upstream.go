@@ -6,8 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/rancher/rke2/airgap/registry"
 	"github.com/rancher/rke2/build/cache"
-	"github.com/rancher/rke2/build/registry"
 	"github.com/rancher/rke2/build/upstream"
 	"github.com/rancher/rke2/images"
 )

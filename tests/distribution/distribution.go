@@ -84,7 +84,7 @@ func Tool(t testing.TB, dir, name string) string {
 // Start starts a registry, which ends with the test.
 func Start(t testing.TB, o Options) *Server {
 	t.Helper()
-	program := Tool(t, "build/publish/testdata/tools/registry", "registry")
+	program := Tool(t, "airgap/publish/testdata/tools/registry", "registry")
 	dir := t.TempDir()
 	s := &Server{Addr: freeAddress(t), Dir: o.Dir, CAFile: filepath.Join(dir, "ca.pem"), tls: !o.NoTLS}
 	if s.Dir == "" {

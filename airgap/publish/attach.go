@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/rancher/rke2/airgap"
-	"github.com/rancher/rke2/build/registry"
+	"github.com/rancher/rke2/airgap/registry"
 )
 
 // signatureAnnotation is where cosign keeps a signature.

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rancher/rke2/build/registry"
+	"github.com/rancher/rke2/airgap/registry"
 	"github.com/rancher/rke2/tests/distribution"
 )
 

@@ -18,7 +18,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/rancher/rke2/airgap"
-	"github.com/rancher/rke2/build/registry"
+	"github.com/rancher/rke2/airgap/registry"
 	"github.com/rancher/rke2/tests/distribution"
 )
 

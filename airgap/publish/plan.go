@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/rancher/rke2/airgap"
-	"github.com/rancher/rke2/build/registry"
+	"github.com/rancher/rke2/airgap/registry"
 )
 
 // job is one image with all that belongs to it.

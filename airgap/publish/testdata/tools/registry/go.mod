@@ -1,4 +1,4 @@
-module github.com/rancher/rke2/build/publish/testdata/tools/registry
+module github.com/rancher/rke2/airgap/publish/testdata/tools/registry
 
 go 1.26.0
 

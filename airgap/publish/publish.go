@@ -15,7 +15,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/rancher/rke2/build/registry"
+	"github.com/rancher/rke2/airgap/registry"
 )
 
 // Options say what is pushed where.
