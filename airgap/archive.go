@@ -35,9 +35,11 @@ type Archive struct {
 	size int64 // of the file
 	comp compression
 
-	format Format
-	ours   bool
-	images []Image
+	format    Format
+	ours      bool
+	images    []Image
+	artifacts []Artifact
+	listed    bool // the two above are final
 
 	mu       sync.Mutex // guards what a late scan fills in
 	scanned  bool
@@ -210,9 +212,13 @@ func (a *Archive) scan(ctx context.Context, headOnly bool, progress func(done, t
 	s := &scanner{a: a, headOnly: headOnly, names: map[string]bool{}}
 	end, err := scanTar(ctx, r, a.tarSize(), s.visit)
 	if errors.Is(err, errHeadDone) {
-		a.head, a.ours, a.format = s.head, true, FormatOCI
-		a.images, a.attached, err = bundleImages(s.head.idx)
-		return err
+		c, err := bundleContents(s.head.idx)
+		if err != nil {
+			return err
+		}
+		a.head, a.ours = s.head, true
+		a.list(c)
+		return nil
 	}
 	if err != nil {
 		return err

@@ -76,57 +76,100 @@ func (a *Archive) manifest(h v1.Hash) (*v1.Manifest, []byte, error) {
 	return m, b, err
 }
 
-// bundleImages reads the index of a bundle of ours, which has only what [Write]
-// puts there, in its order.
-func bundleImages(idx *v1.IndexManifest) ([]Image, []attachment, error) {
-	wrong := func(d v1.Descriptor, what string) error {
-		return fmt.Errorf("%w: %s: %s: %s", ErrDamaged, indexFile, d.Digest, what)
-	}
-	var images []Image
-	var attached []attachment
-	byDigest := map[v1.Hash]int{}
-	last := ""
+// contents is what the index of a bundle of ours lists.
+type contents struct {
+	images    []Image
+	artifacts []Artifact
+	attached  []attachment
+}
+
+// bundleContents reads the index of a bundle of ours, which has only what [Write]
+// puts there, in its order: images, artifacts, what is attached to either.
+func bundleContents(idx *v1.IndexManifest) (contents, error) {
+	p := indexParser{byDigest: map[v1.Hash]int{}, subjects: map[v1.Hash]bool{}}
 	for _, d := range idx.Manifests {
-		switch d.Annotations[AnnotationKind] {
-		case KindImage:
-			ref := d.Annotations[AnnotationImageName]
-			tag, err := ParseTag(ref)
-			if err != nil || tag.String() != ref || d.Annotations[AnnotationRefName] != ref {
-				return nil, nil, wrong(d, "its names are not one full reference")
-			}
-			if len(attached) > 0 || ref <= last {
-				return nil, nil, wrong(d, "it is out of order")
-			}
-			if d.Platform == nil {
-				return nil, nil, wrong(d, "it has no platform")
-			}
-			sets := splitSets(d.Annotations[AnnotationSets])
-			if strings.Join(sets, ",") != d.Annotations[AnnotationSets] {
-				return nil, nil, wrong(d, "its sets are not in order")
-			}
-			last = ref
-			desc := bare(d)
-			if i, ok := byDigest[d.Digest]; ok {
-				images[i].Refs = append(images[i].Refs, tag)
-				images[i].Sets = splitSets(strings.Join(append(images[i].Sets, sets...), ","))
-				continue
-			}
-			byDigest[d.Digest] = len(images)
-			images = append(images, Image{Refs: refs(tag), Desc: desc, Platform: d.Platform, Sets: sets})
-		case KindSignatures, KindAttestations:
-			subject, err := v1.NewHash(d.Annotations[AnnotationSigns])
-			if err != nil {
-				return nil, nil, wrong(d, "it does not say what it signs")
-			}
-			if _, ok := byDigest[subject]; !ok {
-				return nil, nil, wrong(d, "it signs "+subject.String()+", which is not in the bundle")
-			}
-			attached = append(attached, attachment{d.Annotations[AnnotationKind], subject, bare(d)})
-		default:
-			return nil, nil, wrong(d, "it is of no known kind")
+		if err := p.add(d); err != nil {
+			return contents{}, fmt.Errorf("%w: %s: %s: %w", ErrDamaged, indexFile, d.Digest, err)
 		}
 	}
-	return images, attached, nil
+	return p.contents, nil
+}
+
+type indexParser struct {
+	contents
+	byDigest map[v1.Hash]int // of images
+	subjects map[v1.Hash]bool
+	last     string // name of the one before, of its kind
+}
+
+func (p *indexParser) add(d v1.Descriptor) error {
+	switch kind := d.Annotations[AnnotationKind]; {
+	case kind == KindImage:
+		return p.image(d)
+	case isArtifact(kind):
+		return p.artifact(d)
+	case kind == KindSignatures, kind == KindAttestations:
+		subject, err := v1.NewHash(d.Annotations[AnnotationSigns])
+		if err != nil {
+			return errors.New("it does not say what it signs")
+		}
+		if !p.subjects[subject] {
+			return errors.New("it signs " + subject.String() + ", which is not in the bundle")
+		}
+		p.attached = append(p.attached, attachment{kind, subject, bare(d)})
+		return nil
+	}
+	return errors.New("it is of no known kind")
+}
+
+func (p *indexParser) image(d v1.Descriptor) error {
+	ref := d.Annotations[AnnotationImageName]
+	tag, err := ParseTag(ref)
+	if err != nil || tag.String() != ref || d.Annotations[AnnotationRefName] != ref {
+		return errors.New("its names are not one full reference")
+	}
+	if len(p.artifacts)+len(p.attached) > 0 || ref <= p.last {
+		return errors.New("it is out of order")
+	}
+	if d.Platform == nil {
+		return errors.New("it has no platform")
+	}
+	sets := splitSets(d.Annotations[AnnotationSets])
+	if strings.Join(sets, ",") != d.Annotations[AnnotationSets] {
+		return errors.New("its sets are not in order")
+	}
+	p.last = ref
+	p.subjects[d.Digest] = true
+	if i, ok := p.byDigest[d.Digest]; ok {
+		p.images[i].Refs = append(p.images[i].Refs, tag)
+		p.images[i].Sets = splitSets(strings.Join(append(p.images[i].Sets, sets...), ","))
+		return nil
+	}
+	p.byDigest[d.Digest] = len(p.images)
+	p.images = append(p.images, Image{Refs: refs(tag), Desc: bare(d), Platform: d.Platform, Sets: sets})
+	return nil
+}
+
+func (p *indexParser) artifact(d v1.Descriptor) error {
+	a, err := parseArtifact(d)
+	if err != nil {
+		return err
+	}
+	if n := len(p.artifacts); len(p.attached) > 0 || n > 0 && a.key() <= p.artifacts[n-1].key() {
+		return errors.New("it is out of order")
+	}
+	if _, ok := p.byDigest[d.Digest]; ok {
+		return errors.New("it is listed as an image too")
+	}
+	p.subjects[d.Digest] = true
+	p.artifacts = append(p.artifacts, a)
+	return nil
+}
+
+// bundleImages is bundleContents' images and attachments.
+func bundleImages(idx *v1.IndexManifest) ([]Image, []attachment, error) {
+	c, err := bundleContents(idx)
+	return c.images, c.attached, err
 }
 
 // bare is the descriptor without what index.json says about it beside its bytes.
@@ -169,16 +212,21 @@ func (a *Archive) resolve(s *scanner) error {
 
 // resolveBundle checks that a bundle of ours is exactly what its index implies.
 func (a *Archive) resolveBundle(h head) error {
-	images, attached, err := bundleImages(h.idx)
+	c, err := bundleContents(h.idx)
 	if err != nil {
 		return err
 	}
-	for _, img := range images {
+	for _, img := range c.images {
 		if err := a.reach(img.Desc, "image "+img.Refs[0].String()); err != nil {
 			return err
 		}
 	}
-	for _, at := range attached {
+	for _, art := range c.artifacts {
+		if err := a.reachArtifact(art); err != nil {
+			return err
+		}
+	}
+	for _, at := range c.attached {
 		if err := a.reach(at.desc, "signatures of "+at.subject.String()); err != nil {
 			return err
 		}
@@ -188,7 +236,7 @@ func (a *Archive) resolveBundle(h head) error {
 			return fmt.Errorf("%w: blob %s belongs to no image", ErrDamaged, b)
 		}
 	}
-	want, err := dockerManifest(images, func(d v1.Hash) (*v1.Manifest, error) {
+	want, err := dockerManifest(c.images, func(d v1.Hash) (*v1.Manifest, error) {
 		m, _, err := a.manifest(d)
 		return m, err
 	})
@@ -199,10 +247,31 @@ func (a *Archive) resolveBundle(h head) error {
 		return fmt.Errorf("%w: %s is not what %s implies", ErrDamaged, manifestFile, indexFile)
 	}
 	// After a scan of the head only, images are in use already.
-	if a.images == nil {
-		a.images, a.format = images, FormatOCI
+	if !a.listed {
+		a.list(c)
 	}
-	a.attached = attached
+	a.attached = c.attached
+	return nil
+}
+
+// list takes over what the index of a bundle of ours lists.
+func (a *Archive) list(c contents) {
+	a.images, a.artifacts, a.attached = c.images, c.artifacts, c.attached
+	a.format, a.listed = FormatOCI, true
+}
+
+// reachArtifact is reach for a chart or files, whose manifests have a form of their own.
+func (a *Archive) reachArtifact(art Artifact) error {
+	if err := a.reach(art.Desc, art.Ref); err != nil {
+		return err
+	}
+	m, raw, err := a.manifest(art.Desc.Digest)
+	if err == nil {
+		err = CheckArtifact(art.Kind, m, raw)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", art.Ref, err)
+	}
 	return nil
 }
 
