@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	userAgent = "rke2-build"
+	userAgent = "rke2"
 	// patience is how long a registry may take to answer a request that it has: some move
 	// a whole blob before they do.
 	patience = 5 * time.Minute
@@ -37,6 +37,15 @@ type Settings struct {
 	ClientCert string // PEM, for registries that ask for a client's certificate
 	ClientKey  string // PEM, of ClientCert
 	Keychain   authn.Keychain
+	// Base is where a registry's API is below its address; "" means /v2. Some registries
+	// that hold many have one API each, such as /artifactory/api/docker/remote/v2.
+	Base string
+	// Namespace is the registry that a mirror stands for. It is sent with each request
+	// (?ns=docker.io), as containerd does, for mirrors that stand for several.
+	Namespace string
+	// File is the registries.yaml that these settings are from; errors then advise to
+	// change it, and not options of a command. May be "".
+	File string
 	// Retries is how often in a row a request is tried again. What brings bytes across
 	// counts from the start.
 	Retries int
@@ -87,9 +96,13 @@ func New(s Settings) (*Client, error) {
 	t.ResponseHeaderTimeout = max(s.Stall, patience)
 	// Blobs are compressed already.
 	t.DisableCompression = true
+	var inner http.RoundTripper = &guard{inner: t, plain: s.PlainHTTP}
+	if s.Base != "" && s.Base != "/v2" || s.Namespace != "" {
+		inner = &relocated{inner: inner, base: strings.TrimSuffix(s.Base, "/"), namespace: s.Namespace}
+	}
 	return &Client{
 		s:     s,
-		inner: transport.NewUserAgent(&guard{inner: t, plain: s.PlainHTTP}, userAgent),
+		inner: transport.NewUserAgent(inner, userAgent),
 		pings: map[string]*ping{},
 	}, nil
 }
@@ -149,6 +162,30 @@ func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Body = body
 	}
 	return g.inner.RoundTrip(r)
+}
+
+// relocated sends what is for a registry's API where that API is.
+type relocated struct {
+	inner           http.RoundTripper
+	base, namespace string
+}
+
+// RoundTrip implements http.RoundTripper.
+func (m *relocated) RoundTrip(r *http.Request) (*http.Response, error) {
+	below, ok := strings.CutPrefix(r.URL.Path, "/v2/")
+	if !ok || r.Response != nil { // a redirect or a server of tokens has paths of its own
+		return m.inner.RoundTrip(r)
+	}
+	r = r.Clone(r.Context())
+	if m.base != "" {
+		r.URL.Path, r.URL.RawPath = m.base+"/"+below, ""
+	}
+	if m.namespace != "" {
+		q := r.URL.Query()
+		q.Set("ns", m.namespace)
+		r.URL.RawQuery = q.Encode()
+	}
+	return m.inner.RoundTrip(r)
 }
 
 // Repository is one repository of a registry, with the right to do something there.
@@ -231,7 +268,7 @@ func (c *Client) ping(ctx context.Context, reg name.Registry) (*transport.Challe
 			return err
 		})
 		if p.err != nil {
-			p.err = explain(reg.RegistryStr(), "", "connecting to "+reg.RegistryStr(), p.err)
+			p.err = explain(c.s.advice(reg.RegistryStr()), "", "connecting to "+reg.RegistryStr(), p.err)
 		}
 	})
 	return p.challenge, p.err

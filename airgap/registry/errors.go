@@ -34,11 +34,32 @@ var (
 )
 
 func (r *Repository) explain(doing string, err error) error {
-	return explain(r.name.RegistryStr(), r.name.RepositoryStr(), doing+" "+r.name.Name(), err)
+	return explain(r.c.s.advice(r.name.RegistryStr()), r.name.RepositoryStr(), doing+" "+r.name.Name(), err)
+}
+
+// advice is what an operator can change, in the words of where it is set.
+type advice struct{ authority, client, plain, login string }
+
+func (s Settings) advice(registry string) advice {
+	if s.File == "" {
+		return advice{
+			authority: "name that authority's certificate with --ca-file",
+			client:    "--client-cert and --client-key",
+			plain:     "pass --plain-http if that is meant",
+			login:     "log in with docker login " + registry + ", or pass --username and --password-stdin",
+		}
+	}
+	at := func(key string) string { return fmt.Sprintf("configs.%q.%s in %s", registry, key, s.File) }
+	return advice{
+		authority: "name that authority's certificate as " + at("tls.ca_file"),
+		client:    at("tls.cert_file") + " and key_file",
+		plain:     "give it an endpoint that begins with http:// in " + s.File + " if that is meant",
+		login:     "set " + at("auth") + ", or log in with docker login " + registry,
+	}
 }
 
 // explain says what an operator can do about an error.
-func explain(registry, repository, doing string, err error) error {
+func explain(to advice, repository, doing string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && !isNet(err) {
 		return err
 	}
@@ -54,28 +75,28 @@ func explain(registry, repository, doing string, err error) error {
 	)
 	switch {
 	case errors.As(err, &answer):
-		return explainAnswer(registry, repository, doing, err, answer)
+		return explainAnswer(to, repository, doing, err, answer)
 	case errors.As(err, &x509.UnknownAuthorityError{}):
-		return wrap(ErrUntrusted, "its certificate is signed by an authority that this machine does not know: name that authority's certificate with --ca-file")
+		return wrap(ErrUntrusted, "its certificate is signed by an authority that this machine does not know: %s", to.authority)
 	case errors.As(err, &host):
 		return wrap(ErrUntrusted, "its certificate is for another name: use the name that is in the certificate")
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return wrap(ErrUntrusted, "its certificate has expired or is not valid yet: check this machine's clock, and the certificate")
 	case alert(err):
-		return wrap(ErrUntrusted, "it refuses the connection: it may want a client certificate (--client-cert and --client-key)")
+		return wrap(ErrUntrusted, "it refuses the connection: it may want a client certificate (%s)", to.client)
 	case errors.As(err, &record) || strings.Contains(err.Error(), "HTTP response to HTTPS client"):
-		return wrap(ErrUnreachable, "it does not speak TLS: pass --plain-http if that is meant")
+		return wrap(ErrUnreachable, "it does not speak TLS: %s", to.plain)
 	case errors.As(err, &dns):
 		return wrap(ErrUnreachable, "the name %s can't be looked up: check it and this machine's DNS", dns.Name)
 	case unreachable(err):
 		return wrap(ErrUnreachable, "nothing answers there: check address and port, and that the registry runs")
 	case errors.Is(err, errPlain):
-		return wrap(ErrUnreachable, "it was to be reached over plain HTTP: pass --plain-http if that is meant")
+		return wrap(ErrUnreachable, "it was to be reached over plain HTTP: %s", to.plain)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-func explainAnswer(registry, repository, doing string, err error, answer *transport.Error) error {
+func explainAnswer(to advice, repository, doing string, err error, answer *transport.Error) error {
 	wrap := func(kind error, advice string, args ...any) error {
 		return &explained{doing: doing, kind: kind, cause: err, advice: fmt.Sprintf(advice, args...)}
 	}
@@ -83,7 +104,7 @@ func explainAnswer(registry, repository, doing string, err error, answer *transp
 	case full(answer):
 		return wrap(ErrFull, "make space there, then run the same command again: it goes on where it stopped")
 	case answer.StatusCode == http.StatusUnauthorized:
-		return wrap(ErrUnauthorised, "log in with docker login %s, or pass --username and --password-stdin", registry)
+		return wrap(ErrUnauthorised, "%s", to.login)
 	case answer.StatusCode == http.StatusForbidden || has(answer, transport.DeniedErrorCode):
 		return wrap(ErrUnauthorised, "these credentials may not do that in repository %s", repository)
 	case answer.StatusCode == http.StatusNotFound && answer.Request != nil && !strings.HasPrefix(answer.Request.URL.Path, "/v2/"+repository+"/"):

@@ -15,18 +15,55 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// FetchBlob fetches a blob into f, which is empty, as a stream whose digest and size are
-// checked. After a broken connection it goes on where it stopped, if the registry serves
-// ranges. moved is told how many bytes came in, less than zero where they were in vain;
-// it may be nil. After an error the content of f is of no use.
+// FetchBlob fetches a blob into f as a stream whose digest and size are checked. What f
+// holds already is taken for the blob's start, so that a transfer which was broken off,
+// by whatever, goes on with the byte that comes next; so does one whose connection
+// breaks. Where a registry serves no ranges, or the start was another blob's, all of it is
+// fetched again. moved is told by how many bytes f's good part grew, what was there before
+// at first, less than zero where they were in vain; it may be nil. After an error f has the part that is good for another try: none
+// if the bytes were wrong.
 func (r *Repository) FetchBlob(ctx context.Context, d v1.Descriptor, f *os.File, moved func(n int64)) error {
 	doing := fmt.Sprintf("fetching blob %s (%d bytes) from", short(d.Digest), d.Size)
 	g := &download{r: r, want: d, f: f, moved: moved}
-	most := int64(0) // bytes that ever were there: only more is a step forward
-	for failed := 0; ; {
+	start, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if there := start.Size(); there <= d.Size {
+		g.count(there)
+	} else if err := f.Truncate(0); err != nil {
+		return err
+	}
+	kept := g.have > 0
+	for {
+		if err := g.fetch(ctx); err != nil {
+			return r.explain(doing, err)
+		}
+		got, err := hashOf(f)
+		if err != nil {
+			return r.explain(doing, err)
+		}
+		if got == d.Digest.Hex {
+			return nil
+		}
+		g.restart()
+		if err := f.Truncate(0); err != nil {
+			return r.explain(doing, err)
+		}
+		if !kept { // else what was there before may be to blame
+			return r.explain(doing, fmt.Errorf("%w: the registry gave bytes of sha256:%s", ErrDamaged, got))
+		}
+		kept = false
+	}
+}
+
+// fetch brings the rest of the blob in.
+func (g *download) fetch(ctx context.Context) error {
+	most := g.have // bytes that ever were there: only more is a step forward
+	for failed := 0; g.have < g.want.Size || g.want.Size == 0; {
 		err := g.try(ctx)
-		if err == nil && g.have == d.Size {
-			break
+		if err == nil && g.have == g.want.Size {
+			return nil
 		}
 		if err == nil {
 			err = io.ErrUnexpectedEOF
@@ -34,16 +71,9 @@ func (r *Repository) FetchBlob(ctx context.Context, d v1.Descriptor, f *os.File,
 		if failed++; g.have > most {
 			failed, most = 1, g.have
 		}
-		if err := r.c.pause(ctx, "fetching blob "+short(d.Digest)+" from "+r.name.Name(), failed, err); err != nil {
-			g.restart()
-			return r.explain(doing, err)
+		if err := g.r.c.pause(ctx, "fetching blob "+short(g.want.Digest)+" from "+g.r.name.Name(), failed, err); err != nil {
+			return err
 		}
-	}
-	if got, err := hashOf(f); err != nil {
-		return r.explain(doing, err)
-	} else if got != d.Digest.Hex {
-		g.restart()
-		return r.explain(doing, fmt.Errorf("%w: the registry gave bytes of sha256:%s", ErrDamaged, got))
 	}
 	return nil
 }

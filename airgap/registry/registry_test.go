@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -396,5 +397,126 @@ func TestCancelled(t *testing.T) {
 	settings.Pause = time.Hour
 	if _, err := mustOpen(t, s, settings).PushBlob(ctx, blobOf(payload)); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestFetchGoesOn: what a file holds already is not fetched again, if it is right.
+func TestFetchGoesOn(t *testing.T) {
+	var ranges []string
+	s, settings := serve(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			ranges = append(ranges, r.Header.Get("Range"))
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(payload))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	r := mustOpen(t, s, settings)
+	for _, c := range []struct {
+		what  string
+		there []byte
+		want  []string
+	}{
+		{"nothing", nil, []string{""}},
+		{"a part", payload[:1000], []string{fmt.Sprintf("bytes=1000-%d", len(payload)-1)}},
+		{"all of it", payload, nil},
+		{"a part of another blob", bytes.ToUpper(payload)[:1000], []string{fmt.Sprintf("bytes=1000-%d", len(payload)-1), ""}},
+		{"more than all", append(bytes.Clone(payload), 1), []string{""}},
+	} {
+		ranges = nil
+		file := filepath.Join(t.TempDir(), "f")
+		if err := os.WriteFile(file, c.there, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(file, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		moved := int64(0)
+		err = r.FetchBlob(t.Context(), blobOf(payload).Descriptor, f, func(n int64) { moved += n })
+		f.Close()
+		got, _ := os.ReadFile(file)
+		if err != nil || !bytes.Equal(got, payload) || !slices.Equal(ranges, c.want) || moved != int64(len(payload)) {
+			t.Errorf("%s: %v, %d bytes, ranges %q, moved %d", c.what, err, len(got), ranges, moved)
+		}
+	}
+}
+
+func TestReferrers(t *testing.T) {
+	subject := blobOf(payload).Digest
+	entry := func(i int) string {
+		return fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":%d,"digest":"sha256:%064x","artifactType":"application/spdx+json"}`, i, i)
+	}
+	list := func(entries ...string) string {
+		return `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[` + strings.Join(entries, ",") + `]}`
+	}
+	for _, c := range []struct {
+		what  string
+		serve func(w http.ResponseWriter, r *http.Request) bool
+		want  []int64
+		err   string
+	}{
+		{"two pages", func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/referrers/"+subject.String()) {
+				return false
+			}
+			if r.URL.Query().Get("page") == "" {
+				w.Header().Set("Link", `<`+r.URL.Path+`?page=2>; rel="next"`)
+				fmt.Fprint(w, list(entry(1)))
+			} else {
+				fmt.Fprint(w, list(entry(2)))
+			}
+			return true
+		}, []int64{1, 2}, ""},
+		{"no such API, and a tag", func(w http.ResponseWriter, r *http.Request) bool {
+			switch {
+			case strings.Contains(r.URL.Path, "/referrers/"):
+				w.WriteHeader(http.StatusNotFound)
+			case strings.HasSuffix(r.URL.Path, "/manifests/sha256-"+subject.Hex):
+				w.Header().Set("Content-Type", "application/vnd.oci.image.index.v1+json")
+				fmt.Fprint(w, list(entry(3)))
+			default:
+				return false
+			}
+			return true
+		}, []int64{3}, ""},
+		{"no such API, no tag", func(w http.ResponseWriter, r *http.Request) bool {
+			w.WriteHeader(http.StatusNotFound)
+			return strings.Contains(r.URL.Path, "/image/")
+		}, nil, ""},
+		{"without end", func(w http.ResponseWriter, r *http.Request) bool {
+			w.Header().Set("Link", `<`+r.URL.Path+`>; rel="next"`)
+			fmt.Fprint(w, list(entry(1)))
+			return strings.Contains(r.URL.Path, "/referrers/")
+		}, nil, "pages of referrers"},
+		{"no digest in it", func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.Contains(r.URL.Path, "/manifests/sha256-") {
+				w.WriteHeader(http.StatusNotFound)
+				return strings.Contains(r.URL.Path, "/referrers/")
+			}
+			w.Header().Set("Content-Type", "application/vnd.oci.image.index.v1+json")
+			fmt.Fprint(w, `{"schemaVersion":2,"manifests":[{"size":1}]}`)
+			return true
+		}, nil, "without digest or size"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			s, settings := serve(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				if strings.Contains(r.URL.Path, "/some/image/") && c.serve(w, r) {
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+			got, err := mustOpen(t, s, settings).Referrers(t.Context(), subject)
+			var sizes []int64
+			for _, d := range got {
+				sizes = append(sizes, d.Size)
+				if d.ArtifactType != "application/spdx+json" {
+					t.Errorf("%+v", d)
+				}
+			}
+			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) || !slices.Equal(sizes, c.want) {
+				t.Errorf("%v %v", sizes, err)
+			}
+		})
 	}
 }
