@@ -43,17 +43,6 @@ type Artifact struct {
 	Sets []string
 }
 
-// Descriptor is how a bundle's index.json lists the artifact.
-func (a Artifact) Descriptor() v1.Descriptor {
-	d := bare(a.Desc)
-	d.Platform = nil
-	d.Annotations = map[string]string{AnnotationKind: a.Kind, AnnotationRefName: a.Ref}
-	if sets := splitSets(strings.Join(a.Sets, ",")); len(sets) > 0 {
-		d.Annotations[AnnotationSets] = strings.Join(sets, ",")
-	}
-	return d
-}
-
 // key orders a bundle's artifacts.
 func (a Artifact) key() string { return a.Kind + " " + a.Ref }
 

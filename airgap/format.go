@@ -27,8 +27,12 @@ const (
 	AnnotationKind = "kind"
 	// AnnotationSets lists the sets that an image belongs to, comma separated.
 	AnnotationSets = "io.rancher.rke2.sets"
-	// AnnotationSigns is the digest of the manifest that a signature manifest is about.
+	// AnnotationSigns is the digest of the manifest, or image index, that a signature
+	// manifest is about.
 	AnnotationSigns = "io.rancher.rke2.signs"
+	// AnnotationIndex on an image is the digest of the image index that it was taken out
+	// of, if something in the bundle is about that: cosign signs what a tag names.
+	AnnotationIndex = "io.rancher.rke2.index"
 
 	// annotationFormat and annotationDigest mark a bundle that this package wrote.
 	// Either alone claims it, so that damage to one can't turn strict reading off.
@@ -39,11 +43,15 @@ const (
 	bundleFormat     = "1"
 )
 
-// Values of AnnotationKind (cosign's layout convention).
+// Values of AnnotationKind (cosign's layout convention, and ours).
 const (
 	KindImage        = "dev.cosignproject.cosign/image"
 	KindSignatures   = "dev.cosignproject.cosign/sigs"
 	KindAttestations = "dev.cosignproject.cosign/atts"
+	// KindReferrer is whatever else refers to an image or artifact
+	// (https://github.com/opencontainers/distribution-spec/blob/main/spec.md#listing-referrers).
+	// It is carried along and trusted in nothing.
+	KindReferrer = "io.rancher.rke2/referrer"
 )
 
 // Names of the head's entries, in the order of a bundle.
@@ -217,8 +225,8 @@ type Image struct {
 	Digests []name.Digest
 	// Desc describes its manifest. Its Digest is zero in a legacy docker-archive.
 	Desc v1.Descriptor
-	// Index is the digest of the image index that the manifest was found in; zero
-	// if index.json lists it directly.
+	// Index is the digest of the image index that the manifest was found in, or taken
+	// out of; zero if there is none.
 	Index v1.Hash
 	// Platform is nil where the archive does not say.
 	Platform *v1.Platform
@@ -239,10 +247,10 @@ func (i Image) Has(ref name.Tag) bool {
 
 func sortImages(images []Image) {
 	key := func(i Image) string {
-		if len(i.Refs) > 0 {
-			return i.Refs[0].String()
+		if len(i.Refs)+len(i.Digests) == 0 {
+			return "~" + i.label()
 		}
-		return "~" + i.Desc.Digest.String()
+		return i.label()
 	}
 	sort.SliceStable(images, func(a, b int) bool { return key(images[a]) < key(images[b]) })
 }

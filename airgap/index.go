@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
@@ -97,9 +98,9 @@ func bundleContents(idx *v1.IndexManifest) (contents, error) {
 
 type indexParser struct {
 	contents
-	byDigest map[v1.Hash]int // of images
-	subjects map[v1.Hash]bool
-	last     string // name of the one before, of its kind
+	byDigest map[v1.Hash]int  // of images
+	subjects map[v1.Hash]bool // what may be signed
+	last     string           // name of the one before, of its kind
 }
 
 func (p *indexParser) add(d v1.Descriptor) error {
@@ -108,7 +109,7 @@ func (p *indexParser) add(d v1.Descriptor) error {
 		return p.image(d)
 	case isArtifact(kind):
 		return p.artifact(d)
-	case kind == KindSignatures, kind == KindAttestations:
+	case kind == KindSignatures, kind == KindAttestations, kind == KindReferrer:
 		subject, err := v1.NewHash(d.Annotations[AnnotationSigns])
 		if err != nil {
 			return errors.New("it does not say what it signs")
@@ -123,31 +124,66 @@ func (p *indexParser) add(d v1.Descriptor) error {
 }
 
 func (p *indexParser) image(d v1.Descriptor) error {
-	ref := d.Annotations[AnnotationImageName]
-	tag, err := ParseTag(ref)
-	if err != nil || tag.String() != ref || d.Annotations[AnnotationRefName] != ref {
-		return errors.New("its names are not one full reference")
-	}
-	if len(p.artifacts)+len(p.attached) > 0 || ref <= p.last {
+	img, ref, err := bundleImage(d)
+	switch {
+	case err != nil:
+		return err
+	case len(p.artifacts)+len(p.attached) > 0 || ref <= p.last:
 		return errors.New("it is out of order")
-	}
-	if d.Platform == nil {
-		return errors.New("it has no platform")
-	}
-	sets := splitSets(d.Annotations[AnnotationSets])
-	if strings.Join(sets, ",") != d.Annotations[AnnotationSets] {
-		return errors.New("its sets are not in order")
 	}
 	p.last = ref
 	p.subjects[d.Digest] = true
-	if i, ok := p.byDigest[d.Digest]; ok {
-		p.images[i].Refs = append(p.images[i].Refs, tag)
-		p.images[i].Sets = splitSets(strings.Join(append(p.images[i].Sets, sets...), ","))
+	if img.Index != (v1.Hash{}) {
+		p.subjects[img.Index] = true
+	}
+	i, ok := p.byDigest[d.Digest]
+	if !ok {
+		p.byDigest[d.Digest] = len(p.images)
+		p.images = append(p.images, img)
 		return nil
 	}
-	p.byDigest[d.Digest] = len(p.images)
-	p.images = append(p.images, Image{Refs: refs(tag), Desc: bare(d), Platform: d.Platform, Sets: sets})
+	one := &p.images[i]
+	if one.Index != img.Index {
+		return errors.New("its names are of different image indexes")
+	}
+	one.Refs = append(one.Refs, img.Refs...)
+	one.Digests = append(one.Digests, img.Digests...)
+	one.Sets = splitSets(strings.Join(append(one.Sets, img.Sets...), ","))
 	return nil
+}
+
+// bundleImage reads the descriptor of an image in a bundle's index, and its one name.
+func bundleImage(d v1.Descriptor) (Image, string, error) {
+	img := Image{Desc: bare(d), Platform: d.Platform, Sets: splitSets(d.Annotations[AnnotationSets])}
+	if s := d.Annotations[AnnotationIndex]; s != "" {
+		h, err := v1.NewHash(s)
+		if err != nil || h == d.Digest {
+			return img, "", errors.New("it does not say which image index it is of")
+		}
+		img.Index = h
+	}
+	ref := d.Annotations[AnnotationImageName]
+	tag, dig, err := parseName(ref)
+	switch {
+	case err != nil || d.Annotations[AnnotationRefName] != ref:
+		return img, "", errors.New("its names are not one full reference")
+	case tag != nil && tag.String() == ref:
+		img.Refs = refs(*tag)
+	case dig != nil && dig.String() == ref:
+		if is := dig.DigestStr(); is != d.Digest.String() && (img.Index == v1.Hash{} || is != img.Index.String()) {
+			return img, "", errors.New("it is named by the digest of something else")
+		}
+		img.Digests = []name.Digest{*dig}
+	default:
+		return img, "", errors.New("its names are not one full reference")
+	}
+	if d.Platform == nil {
+		return img, "", errors.New("it has no platform")
+	}
+	if strings.Join(img.Sets, ",") != d.Annotations[AnnotationSets] {
+		return img, "", errors.New("its sets are not in order")
+	}
+	return img, ref, nil
 }
 
 func (p *indexParser) artifact(d v1.Descriptor) error {
@@ -158,8 +194,8 @@ func (p *indexParser) artifact(d v1.Descriptor) error {
 	if n := len(p.artifacts); len(p.attached) > 0 || n > 0 && a.key() <= p.artifacts[n-1].key() {
 		return errors.New("it is out of order")
 	}
-	if _, ok := p.byDigest[d.Digest]; ok {
-		return errors.New("it is listed as an image too")
+	if p.subjects[d.Digest] {
+		return errors.New("it is listed twice")
 	}
 	p.subjects[d.Digest] = true
 	p.artifacts = append(p.artifacts, a)
@@ -217,7 +253,10 @@ func (a *Archive) resolveBundle(h head) error {
 		return err
 	}
 	for _, img := range c.images {
-		if err := a.reach(img.Desc, "image "+img.Refs[0].String()); err != nil {
+		if err := a.reach(img.Desc, "image "+img.label()); err != nil {
+			return err
+		}
+		if err := a.reachIndex(img); err != nil {
 			return err
 		}
 	}
@@ -258,6 +297,41 @@ func (a *Archive) resolveBundle(h head) error {
 func (a *Archive) list(c contents) {
 	a.images, a.artifacts, a.attached = c.images, c.artifacts, c.attached
 	a.format, a.listed = FormatOCI, true
+}
+
+// reachIndex checks that the image index which an image was taken out of, if the bundle
+// names it, is there and lists that image.
+func (a *Archive) reachIndex(img Image) error {
+	if img.Index == (v1.Hash{}) {
+		return nil
+	}
+	what := "image index " + img.Index.String() + " of " + img.label()
+	e, ok := a.blobs[img.Index]
+	if !ok {
+		return fmt.Errorf("%w: %s is missing", ErrDamaged, what)
+	}
+	b, err := a.readBlob(img.Index, maxManifest)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	idx, err := parseIndex(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if !slices.ContainsFunc(idx.Manifests, func(d v1.Descriptor) bool {
+		return d.Digest == img.Desc.Digest && d.Size == img.Desc.Size
+	}) {
+		return fmt.Errorf("%w: %s does not list it", ErrDamaged, what)
+	}
+	a.descs[img.Index] = v1.Descriptor{MediaType: indexType(idx), Size: e.size, Digest: img.Index}
+	return nil
+}
+
+func indexType(idx *v1.IndexManifest) types.MediaType {
+	if idx.MediaType != "" {
+		return idx.MediaType
+	}
+	return types.OCIImageIndex
 }
 
 // reachArtifact is reach for a chart or files, whose manifests have a form of their own.
