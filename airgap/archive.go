@@ -87,6 +87,9 @@ func open(file string) (_ *Archive, err error) {
 	if err != nil {
 		return nil, errors.Unwrap(err) // the path is in our own message
 	}
+	if info.IsDir() {
+		return openFolder(file)
+	}
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%w: not a regular file", ErrNotArchive)
 	}
@@ -209,7 +212,7 @@ func (a *Archive) scan(ctx context.Context, headOnly bool, progress func(done, t
 	defer c.Close()
 	a.blobs, a.order = map[v1.Hash]entry{}, nil
 	a.small, a.smallLen = map[v1.Hash][]byte{}, 0
-	s := &scanner{a: a, headOnly: headOnly, names: map[string]bool{}}
+	s := &scanner{a: a, headOnly: headOnly, names: map[string]entry{}}
 	end, err := scanTar(ctx, r, a.tarSize(), s.visit)
 	if errors.Is(err, errHeadDone) {
 		c, err := bundleContents(s.head.idx)
@@ -270,7 +273,8 @@ type scanner struct {
 	n        int // entries so far
 	head     head
 	ours     bool
-	names    map[string]bool // of regular files
+	names    map[string]entry  // of regular files
+	configs  map[string][]byte // of legacy images, where they can only pass by
 	links    []entry
 	first    []byte // header of the first entry, until it is known whether it is ours
 	lastSize int64
@@ -300,7 +304,7 @@ func (s *scanner) take(e entry, gap []byte, r io.Reader) (err error) {
 		s.links = append(s.links, e)
 		return nil
 	}
-	s.names[e.name] = true
+	s.names[e.name] = e
 	if s.n == 0 {
 		s.first = bytes.Clone(gap)
 	}
@@ -322,7 +326,7 @@ func (s *scanner) take(e entry, gap []byte, r io.Reader) (err error) {
 	}
 	h, ok := parseBlobName(e.name)
 	if !ok {
-		return nil
+		return s.other(e, r)
 	}
 	s.a.blobs[h] = e
 	s.a.order = append(s.a.order, h)

@@ -1,7 +1,6 @@
 package airgap
 
 import (
-	"archive/tar"
 	"fmt"
 	"path"
 	"regexp"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 func refs(t ...name.Tag) []name.Tag { return t }
@@ -39,6 +37,7 @@ func (a *Archive) resolveLayout(h head) error {
 	if err != nil {
 		return err
 	}
+	a.artifacts = nil
 	f := &foreign{a: a, byDigest: map[v1.Hash]int{}}
 	for _, d := range idx.Manifests {
 		if err := f.add(d); err != nil {
@@ -53,7 +52,7 @@ func (a *Archive) resolveLayout(h head) error {
 			return err
 		}
 	}
-	if len(f.images) == 0 {
+	if len(f.images)+len(a.artifacts) == 0 {
 		return fmt.Errorf("%w: %w", ErrNotArchive, errNoImages)
 	}
 	for i := range f.images {
@@ -84,6 +83,9 @@ func (f *foreign) add(d v1.Descriptor) error {
 		subject, _ := v1.NewHash(d.Annotations[AnnotationSigns])
 		f.pending = append(f.pending, attachment{kind, subject, bare(d)})
 		return nil
+	}
+	if isArtifact(kind) {
+		return f.artifact(d)
 	}
 	if m := signatureTag.FindStringSubmatch(named); m != nil {
 		kind = map[string]string{"sig": KindSignatures, "att": KindAttestations}[m[2]]
@@ -163,6 +165,11 @@ func (f *foreign) image(img Image) error {
 		if err != nil {
 			return err
 		}
+		if m.Config.MediaType == TypeChartConfig && len(img.Refs) > 0 {
+			chart := img.Desc
+			chart.Annotations = map[string]string{AnnotationKind: KindChart, AnnotationRefName: img.Refs[0].String()}
+			return f.artifact(chart)
+		}
 		if m.Config.MediaType != "" && !m.Config.MediaType.IsConfig() {
 			return nil // an artifact, not a container image
 		}
@@ -178,6 +185,23 @@ func (f *foreign) image(img Image) error {
 	}
 	f.byDigest[img.Desc.Digest] = len(f.images)
 	f.images = append(f.images, img)
+	return nil
+}
+
+// artifact takes a chart or a set of files.
+func (f *foreign) artifact(d v1.Descriptor) error {
+	art, err := parseArtifact(d)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %s: %w", ErrDamaged, indexFile, d.Digest, err)
+	}
+	if slices.ContainsFunc(f.a.artifacts, func(o Artifact) bool { return o.key() == art.key() }) {
+		return fmt.Errorf("%w: %s: %s is in it twice", ErrDamaged, indexFile, art.Ref)
+	}
+	if err := f.a.reachArtifact(art); err != nil {
+		return err
+	}
+	f.a.artifacts = append(f.a.artifacts, art)
+	slices.SortFunc(f.a.artifacts, func(x, y Artifact) int { return strings.Compare(x.key(), y.key()) })
 	return nil
 }
 
@@ -263,44 +287,4 @@ func configDigest(s string) v1.Hash {
 		return v1.Hash{}
 	}
 	return h
-}
-
-// resolveDocker lists the images of a legacy docker-archive. Its blobs have no
-// digests to verify; links between layers are its own convention and stay inside.
-func (a *Archive) resolveDocker(s *scanner) error {
-	for _, l := range s.links {
-		to := path.Join(path.Dir(l.name), l.link)
-		if path.IsAbs(l.link) || to == ".." || strings.HasPrefix(to, "../") {
-			return fmt.Errorf("%w: the link %s leads outside the archive, to %q", ErrRefusedContent, l.name, l.link)
-		}
-		if l.kind == tar.TypeSymlink && s.names[to] {
-			s.names[l.name] = true
-		}
-	}
-	var docker []dockerImage
-	if err := unmarshal(s.head.manifest, &docker, manifestFile); err != nil {
-		return err
-	}
-	for _, d := range docker {
-		img := Image{Desc: v1.Descriptor{MediaType: types.DockerManifestSchema2}}
-		for _, t := range d.RepoTags {
-			tag, err := ParseTag(t)
-			if err != nil {
-				return fmt.Errorf("%w: %s: %w", ErrDamaged, manifestFile, err)
-			}
-			img.Refs = append(img.Refs, tag)
-		}
-		img.sortRefs()
-		for _, part := range append([]string{d.Config}, d.Layers...) {
-			if !s.names[path.Clean(part)] {
-				return fmt.Errorf("%w: image %s: its part %q is missing", ErrDamaged, strings.Join(d.RepoTags, ", "), part)
-			}
-		}
-		a.images = append(a.images, img)
-	}
-	if len(a.images) == 0 {
-		return fmt.Errorf("%w: %w", ErrNotArchive, errNoImages)
-	}
-	sortImages(a.images)
-	return nil
 }

@@ -232,6 +232,8 @@ type Image struct {
 	Platform *v1.Platform
 	// Sets are the sets of images it belongs to, in archives of ours.
 	Sets []string
+
+	legacy *legacyImage // of a legacy docker-archive
 }
 
 // Has reports whether the image carries that reference; a registry of docker.io
