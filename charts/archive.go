@@ -1,0 +1,163 @@
+package charts
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+)
+
+// Limits on a chart. Real ones are far below; a HelmChart's content must fit into an
+// object of about a megabyte anyway.
+const (
+	maxArchive  = 16 << 20  // of a .tgz
+	maxUnpacked = 100 << 20 // of everything in it, charts in charts included
+	maxFile     = 5 << 20   // of one file, as Helm has it
+	maxFiles    = 20_000
+	maxNesting  = 8 // archives within archives
+)
+
+// file is one file of a chart, by its slash path below the chart's folder.
+type file struct {
+	name string
+	data []byte
+}
+
+// budget is what may still be unpacked, over all levels of nesting.
+type budget struct {
+	bytes int64
+	files int
+}
+
+// readArchive unpacks a chart's .tgz into memory, in its order, and looks into the
+// charts that it brings along.
+func readArchive(data []byte) ([]file, error) {
+	return (&budget{maxUnpacked, maxFiles}).read(data, 0)
+}
+
+func (b *budget) read(data []byte, depth int) ([]file, error) {
+	if len(data) == 0 {
+		return nil, fmt.Errorf("%w: it is empty", ErrTruncated)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("%w: not a .tgz: %w", ErrNotChart, fault(err))
+	}
+	var files []file
+	seen := map[string]bool{}
+	for tr := tar.NewReader(z); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("unpacking: %w", fault(err))
+		}
+		f, err := b.entry(h, tr)
+		if err != nil {
+			return nil, err
+		}
+		if f == nil {
+			continue
+		}
+		if seen[f.name] {
+			return nil, fmt.Errorf("%w: %s is in it twice", ErrRefused, f.name)
+		}
+		seen[f.name] = true
+		files = append(files, *f)
+	}
+	// What follows the tar's end is unpacked by nobody, but its checksum is at the end.
+	if n, err := io.Copy(io.Discard, io.LimitReader(z, b.bytes+1)); err != nil {
+		return nil, fmt.Errorf("unpacking: %w", fault(err))
+	} else if b.bytes -= n; b.bytes < 0 {
+		return nil, tooMuch()
+	}
+	for _, f := range files {
+		if !nestedArchive(f.name) {
+			continue
+		}
+		if depth == maxNesting {
+			return nil, fmt.Errorf("%w: charts are nested more than %d deep", ErrRefused, maxNesting)
+		}
+		if _, err := b.read(f.data, depth+1); err != nil {
+			return nil, fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	return files, nil
+}
+
+// nestedArchive tells whether Helm unpacks the file as a chart that this one depends on.
+func nestedArchive(name string) bool {
+	rest, ok := strings.CutPrefix(name, "charts/")
+	return ok && !strings.Contains(rest, "/") && strings.HasSuffix(rest, ".tgz") && !strings.HasPrefix(rest, "_") && !strings.HasPrefix(rest, ".")
+}
+
+// entry reads one entry; nil where it is of no account.
+func (b *budget) entry(h *tar.Header, r io.Reader) (*file, error) {
+	if b.files--; b.files < 0 {
+		return nil, fmt.Errorf("%w: it has more than %d files", ErrRefused, maxFiles)
+	}
+	switch h.Typeflag {
+	case tar.TypeDir, tar.TypeXGlobalHeader:
+		return nil, nil
+	case tar.TypeReg:
+	default:
+		return nil, fmt.Errorf("%w: %q is a link or a device, which no chart has", ErrRefused, h.Name)
+	}
+	name, err := inside(h.Name)
+	if err != nil {
+		return nil, err
+	}
+	if h.Size > maxFile {
+		return nil, fmt.Errorf("%w: %q has %d bytes, more than the %d MiB of a chart's file", ErrRefused, h.Name, h.Size, maxFile>>20)
+	}
+	if h.Size > b.bytes {
+		return nil, tooMuch()
+	}
+	b.bytes -= h.Size
+	data := make([]byte, h.Size)
+	if _, err := io.ReadFull(r, data); err != nil {
+		return nil, fmt.Errorf("unpacking %q: %w", h.Name, fault(err))
+	}
+	return &file{name, trimBOM(data)}, nil
+}
+
+func tooMuch() error {
+	return fmt.Errorf("%w: it unpacks to more than %d MiB", ErrRefused, maxUnpacked>>20)
+}
+
+// inside is an entry's path below the chart's folder, which is its first element.
+func inside(entry string) (string, error) {
+	refused := fmt.Errorf("%w: the path %q leads outside of the chart's folder", ErrRefused, entry)
+	slashed := strings.ReplaceAll(entry, `\`, "/") // of Helm on Windows
+	if strings.HasPrefix(slashed, "/") || strings.Contains(slashed, "\x00") || (len(slashed) > 1 && slashed[1] == ':') {
+		return "", refused
+	}
+	slashed = strings.TrimPrefix(slashed, "./")
+	for _, part := range strings.Split(slashed, "/") {
+		if part == ".." {
+			return "", refused
+		}
+	}
+	folder, rest, ok := strings.Cut(slashed, "/")
+	rest = path.Clean(rest)
+	if !ok || folder == "" || rest == "." || path.IsAbs(rest) {
+		return "", fmt.Errorf("%w: %q is not in the chart's folder: the archive has to hold one folder, with Chart.yaml in it", ErrNotChart, entry)
+	}
+	return rest, nil
+}
+
+// fault puts what a decoder found into our terms.
+func fault(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: the archive ends early: copy it again", ErrTruncated)
+	}
+	if errors.Is(err, gzip.ErrChecksum) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
+}
