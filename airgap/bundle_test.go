@@ -302,7 +302,7 @@ func TestWriteRefuses(t *testing.T) {
 		}, "two images are called " + ref},
 		"a name by digest": {func(f *fixture) {
 			f.add(image(f.t, 1, 10, 1, amd64), "docker.io/x@sha256:"+strings.Repeat("a", 64), "core")
-		}, "a tag is needed"},
+		}, "is named by a digest, and has another"},
 		"a damaged blob": {func(f *fixture) {
 			img := image(f.t, 1, 10, 1, amd64)
 			f.sign(ref, f.add(img, ref, "core"), nil)

@@ -15,55 +15,87 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// CreateOptions says which bundles to make of a layout, and where.
+// Order is one bundle to make.
+type Order struct {
+	// Name is the file's base name, without the extension.
+	Name      string
+	Source    Source
+	Selection Selection
+}
+
+// CreateOptions says where bundles go, and in which form.
 type CreateOptions struct {
-	Layout    string
-	Sets      []string // one bundle each
 	OutputDir string
-	Platform  v1.Platform
-	// Compress is "none" (or empty), "zstd" or "gzip", for the tar as a whole. Blobs are
-	// compressed already; plain is smaller to read and no larger to keep.
-	Compress      string
-	AllowUnsigned bool
+	// Format is tar (or empty), tar.zst or tar.gz: the last two compress the tar as a whole.
+	// Blobs are compressed already; plain is smaller to read and no larger to keep.
+	Format string
+	// Split makes parts of at most so many bytes; 0: one file.
+	Split int64
 	// Progress is told the bytes of the current bundle's tar.
 	Progress func(file string, done, total int64)
 }
 
 // Created is one bundle that was made.
 type Created struct {
-	File   string   `json:"file"`
-	List   string   `json:"list"` // the text file with its references
-	Size   int64    `json:"size"`
-	SHA256 string   `json:"sha256"`
-	Images []string `json:"images"`
-	Kept   bool     `json:"kept"` // it was there already
+	File      string   `json:"file"`
+	List      string   `json:"list"` // the text file with its references
+	Platform  string   `json:"platform"`
+	Size      int64    `json:"size"`
+	SHA256    string   `json:"sha256"`
+	Images    []string `json:"images"`
+	Artifacts []string `json:"artifacts,omitempty"` // charts and files
+	Unsigned  []string `json:"unsigned,omitempty"`  // images without a signature
+	Kept      bool     `json:"kept"`                // it was there already
 }
 
 // BundleName is the base name of a set's bundle, without extension.
-func BundleName(set string, p v1.Platform) string {
-	return fmt.Sprintf("rke2-images-%s.%s-%s", set, p.OS, p.Architecture)
+func BundleName(set string, p v1.Platform) string { return PlatformName("rke2-images-"+set, p) }
+
+// PlatformName puts a platform behind a bundle's name, without extension.
+func PlatformName(name string, p v1.Platform) string {
+	s := fmt.Sprintf("%s.%s-%s", name, p.OS, p.Architecture)
+	if p.Variant != "" {
+		s += "-" + p.Variant
+	}
+	return s
 }
 
 // SumsName is the base name of the list of sums for an architecture.
 func SumsName(p v1.Platform) string { return "sha256sum-" + p.Architecture + ".txt" }
 
-// Create writes a bundle for each set, the list of its references beside it, and
-// their sums into the folder's list of sums. Files appear whole or not at all, and
-// are hashed while they are written. A plain bundle that is there already, by its head
-// (which names every blob by digest), its size and its listed sum, is kept unread.
-func Create(ctx context.Context, opt CreateOptions) ([]Created, error) {
-	ext, err := extension(opt.Compress)
+// SetOrders orders one bundle for each set of images of a layout.
+func SetOrders(layout string, sets []string, p v1.Platform, allowUnsigned bool) ([]Order, error) {
+	var out []Order
+	for _, set := range sets {
+		if set == "" || strings.ContainsAny(set, "/\\ ,") {
+			return nil, fmt.Errorf("set %q: a set's name is one word", set)
+		}
+		sel := Selection{Sets: []string{set}, Platform: p, AllowUnsigned: allowUnsigned}
+		if set == AllSets {
+			sel.Sets = nil
+		}
+		out = append(out, Order{Name: BundleName(set, p), Source: Layout(layout), Selection: sel})
+	}
+	return out, nil
+}
+
+// AllSets stands for every image, of whatever set or none.
+const AllSets = "all"
+
+// Create makes the bundles, the list of references beside each, and puts their sums into
+// the folder's list of sums. Files appear whole or not at all, and are hashed while they
+// are written. A plain bundle that is there already, by its head (which names every blob
+// by digest), its size and its listed sum, is kept unread.
+func Create(ctx context.Context, orders []Order, opt CreateOptions) ([]Created, error) {
+	ext, err := extension(opt.Format)
 	if err != nil {
 		return nil, err
 	}
 	var plans []*Plan
-	for _, set := range opt.Sets { // all plans first: a fault shows before any writing
-		if set == "" || strings.ContainsAny(set, "/\\ ,") {
-			return nil, fmt.Errorf("set %q: a set's name is one word", set)
-		}
-		p, err := NewPlan(Layout(opt.Layout), Selection{Sets: []string{set}, Platform: opt.Platform, AllowUnsigned: opt.AllowUnsigned})
+	for _, o := range orders { // all plans first: a fault shows before any writing
+		p, err := NewPlan(o.Source, o.Selection)
 		if err != nil {
-			return nil, fmt.Errorf("bundling set %s: %w", set, err)
+			return nil, fmt.Errorf("bundling %s: %w", o.Name, err)
 		}
 		plans = append(plans, p)
 	}
@@ -72,61 +104,74 @@ func Create(ctx context.Context, opt CreateOptions) ([]Created, error) {
 	}
 	var out []Created
 	for i, p := range plans {
-		base := filepath.Join(opt.OutputDir, BundleName(opt.Sets[i], opt.Platform))
-		c, err := p.create(ctx, base, ext, opt)
+		c, err := p.create(ctx, orders[i], ext, opt)
 		if err != nil {
-			return out, fmt.Errorf("bundling set %s: %w", opt.Sets[i], err)
+			return out, fmt.Errorf("bundling %s: %w", orders[i].Name, err)
 		}
 		out = append(out, c)
 	}
 	return out, nil
 }
 
-func extension(compress string) (string, error) {
-	switch compress {
-	case "", "none":
+func extension(format string) (string, error) {
+	switch format {
+	case "", "tar":
 		return ".tar", nil
-	case "zstd":
-		return ".tar.zst", nil
-	case "gzip":
-		return ".tar.gz", nil
+	case "tar.zst", "tar.gz":
+		return "." + format, nil
 	}
-	return "", fmt.Errorf("compression %q is not known: use none, zstd or gzip", compress)
+	return "", fmt.Errorf("format %q is not known: use tar, tar.zst or tar.gz", format)
 }
 
-func (p *Plan) create(ctx context.Context, base, ext string, opt CreateOptions) (Created, error) {
-	c := Created{File: base + ext, List: base + ".txt", Images: p.References()}
-	sums := filepath.Join(filepath.Dir(base), SumsName(opt.Platform))
+func (p *Plan) create(ctx context.Context, o Order, ext string, opt CreateOptions) (Created, error) {
+	base := filepath.Join(opt.OutputDir, o.Name)
+	c := Created{File: base + ext, List: base + ".txt", Platform: o.Selection.Platform.String(), Images: p.References(), Unsigned: p.Unsigned}
+	for _, a := range p.Artifacts {
+		c.Artifacts = append(c.Artifacts, a.Ref)
+	}
+	sums := filepath.Join(opt.OutputDir, SumsName(o.Selection.Platform))
 	if sum, ok := p.kept(c, sums); ok {
 		c.SHA256, c.Size, c.Kept = sum, p.Size, true
 		return c, nil
 	}
-	sum, err := writeFile(c.File, p.Size, func(w io.Writer) error {
-		w, finish, err := compressor(w, ext)
-		if err != nil {
-			return err
-		}
-		done := int64(0)
-		tell := counting(func(n int) {
-			if done += int64(n); opt.Progress != nil {
-				opt.Progress(c.File, done, p.Size)
-			}
-		})
-		return errors.Join(p.Write(ctx, io.MultiWriter(w, tell)), finish())
-	})
+	sum, err := p.writeTo(ctx, c.File, ext, opt.Progress)
 	if err != nil {
 		return c, err
 	}
 	c.SHA256, c.Size = sum.hex, sum.size
-	list := strings.Join(c.Images, "\n") + "\n"
-	listSum, err := writeFile(c.List, int64(len(list)), func(w io.Writer) error {
-		_, err := io.Copy(w, bytes.NewReader([]byte(list)))
+	listSum, err := writeFile(c.List, int64(len(c.list())), func(w io.Writer) error {
+		_, err := io.WriteString(w, c.list())
 		return err
 	})
 	if err != nil {
 		return c, err
 	}
 	return c, UpdateSums(sums, map[string]string{filepath.Base(c.File): c.SHA256, filepath.Base(c.List): listSum.hex})
+}
+
+// list is the content of the text file with the bundle's references.
+func (c Created) list() string {
+	if len(c.Images) == 0 {
+		return ""
+	}
+	return strings.Join(c.Images, "\n") + "\n"
+}
+
+// writeTo writes the bundle to a file, which appears whole.
+func (p *Plan) writeTo(ctx context.Context, file, ext string, progress func(file string, done, total int64)) (fileSum, error) {
+	return writeFile(file, p.Size, func(w io.Writer) error {
+		w, finish, err := compressor(w, ext)
+		if err != nil {
+			return err
+		}
+		done := int64(0)
+		tell := counting(func(n int) {
+			if done += int64(n); progress != nil {
+				progress(file, done, p.Size)
+			}
+		})
+		return errors.Join(p.Write(ctx, io.MultiWriter(w, tell)), finish())
+	})
 }
 
 // kept tells whether the planned bundle is what is there, and gives its sum.
@@ -150,7 +195,7 @@ func (p *Plan) kept(c Created, sums string) (string, bool) {
 		return "", false
 	}
 	list, err := os.ReadFile(c.List)
-	if err != nil || string(list) != strings.Join(c.Images, "\n")+"\n" {
+	if err != nil || string(list) != c.list() {
 		return "", false
 	}
 	lines, err := os.ReadFile(sums)

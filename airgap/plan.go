@@ -23,7 +23,10 @@ type Selection struct {
 
 // Plan is a bundle that has been decided on: all that is left is to copy blobs.
 type Plan struct {
-	Images []Image
+	Images    []Image
+	Artifacts []Artifact
+	// Unsigned are the names of images without a signature, sorted.
+	Unsigned []string
 	// Size of the bundle in bytes.
 	Size int64
 
@@ -53,162 +56,12 @@ func NewPlan(src Source, sel Selection) (*Plan, error) {
 	return p.plan()
 }
 
-type planner struct {
-	src       Source
-	sel       Selection
-	chosen    []v1.Descriptor // image descriptors as they go into the index
-	attached  []v1.Descriptor
-	manifests map[v1.Hash]*v1.Manifest
-	blobs     map[v1.Hash]v1.Descriptor
-}
-
-func (p *planner) pick(idx *v1.IndexManifest) error {
-	subjects := map[v1.Hash]bool{} // false: no signature yet
-	byRef := map[string]v1.Hash{}
-	have := map[string]bool{}
-	for _, d := range idx.Manifests {
-		if d.Annotations[AnnotationKind] != KindImage {
-			continue
-		}
-		sets := splitSets(d.Annotations[AnnotationSets])
-		for _, s := range sets {
-			have[s] = true
-		}
-		if len(p.sel.Sets) > 0 && !slices.ContainsFunc(sets, func(s string) bool { return slices.Contains(p.sel.Sets, s) }) {
-			continue
-		}
-		out, ok, err := p.image(d, sets)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			continue
-		}
-		ref := out.Annotations[AnnotationImageName]
-		if other, twice := byRef[ref]; twice {
-			if other != out.Digest {
-				return fmt.Errorf("two images are called %s: %s and %s", ref, other, out.Digest)
-			}
-			continue
-		}
-		byRef[ref] = out.Digest
-		subjects[out.Digest] = false
-		p.chosen = append(p.chosen, out)
-	}
-	if len(p.chosen) == 0 {
-		return fmt.Errorf("no image of set %s for %s: the layout has the sets %q", orAny(p.sel.Sets), p.sel.Platform, sortedKeys(have))
-	}
-	if err := p.attach(idx, subjects); err != nil {
-		return err
-	}
-	if p.sel.AllowUnsigned {
-		return nil
-	}
-	for _, d := range p.chosen {
-		if !subjects[d.Digest] {
-			return fmt.Errorf("image %s (%s) has no signature, and nodes would refuse it: sign the layout first", d.Annotations[AnnotationImageName], d.Digest)
-		}
-	}
-	return nil
-}
-
-// image reads one image's manifest; ok is false if it is for another platform.
-func (p *planner) image(d v1.Descriptor, sets []string) (out v1.Descriptor, ok bool, err error) {
-	tag, err := ParseTag(d.Annotations[AnnotationImageName])
-	if err != nil {
-		return out, false, fmt.Errorf("manifest %s in the layout's index: %w", d.Digest, err)
-	}
-	if d.MediaType.IsIndex() {
-		if d, ok, err = p.ofIndex(d); err != nil || !ok {
-			return out, false, err
-		}
-	}
-	if !d.MediaType.IsImage() {
-		return out, false, fmt.Errorf("image %s is of type %s: only image manifests can be bundled", tag, d.MediaType)
-	}
-	m, err := p.manifest(d)
-	if err != nil {
-		return out, false, fmt.Errorf("image %s: %w", tag, err)
-	}
-	platform, err := platformOf(m, func(h v1.Hash) ([]byte, error) { return p.read(m.Config) })
-	if err != nil {
-		return out, false, fmt.Errorf("image %s: %w", tag, err)
-	}
-	if platform == nil || !platform.Satisfies(p.sel.Platform) {
-		return out, false, nil
-	}
-	out = bare(d)
-	out.Platform = platform
-	out.Annotations = map[string]string{
-		AnnotationKind: KindImage, AnnotationImageName: tag.String(), AnnotationRefName: tag.String(),
-	}
-	if len(sets) > 0 {
-		out.Annotations[AnnotationSets] = strings.Join(sets, ",")
-	}
-	return out, true, p.take(d, m)
-}
-
-// ofIndex finds the manifest of the wanted platform in an image index. The bundle names
-// that manifest itself, so that nothing in it points outside.
-func (p *planner) ofIndex(d v1.Descriptor) (v1.Descriptor, bool, error) {
-	b, err := p.read(d)
-	if err != nil {
-		return d, false, err
-	}
-	idx, err := parseIndex(b)
-	if err != nil {
-		return d, false, fmt.Errorf("image index %s: %w", d.Digest, err)
-	}
-	for _, m := range idx.Manifests {
-		if m.Platform != nil && m.Platform.Satisfies(p.sel.Platform) {
-			m.Annotations = d.Annotations
-			return m, true, nil
-		}
-	}
-	return d, false, nil
-}
-
-// attach takes the signatures and attestations of the chosen images.
-func (p *planner) attach(idx *v1.IndexManifest, subjects map[v1.Hash]bool) error {
-	seen := map[string]bool{}
-	for _, d := range idx.Manifests {
-		kind := d.Annotations[AnnotationKind]
-		if kind != KindSignatures && kind != KindAttestations {
-			continue
-		}
-		subject, err := v1.NewHash(d.Annotations[AnnotationSigns])
-		if err != nil {
-			return fmt.Errorf("manifest %s in the layout's index does not say what it signs (%s): %w", d.Digest, AnnotationSigns, err)
-		}
-		if _, ok := subjects[subject]; !ok {
-			continue
-		}
-		if kind == KindSignatures {
-			subjects[subject] = true
-		}
-		if key := kind + subject.Hex + d.Digest.Hex; seen[key] {
-			continue
-		} else {
-			seen[key] = true
-		}
-		m, err := p.manifest(d)
-		if err != nil {
-			return fmt.Errorf("signatures of %s: %w", subject, err)
-		}
-		if err := p.take(d, m); err != nil {
-			return fmt.Errorf("signatures of %s: %w", subject, err)
-		}
-		out := bare(d)
-		out.Platform = nil
-		out.Annotations = map[string]string{AnnotationKind: kind, AnnotationSigns: subject.String()}
-		p.attached = append(p.attached, out)
-	}
-	return nil
-}
-
 // take notes all blobs of a manifest.
 func (p *planner) take(d v1.Descriptor, m *v1.Manifest) error {
 	for _, b := range append([]v1.Descriptor{d, m.Config}, m.Layers...) {
+		if !b.MediaType.IsDistributable() && len(b.URLs) > 0 {
+			continue // never shipped, by its maker's licence
+		}
 		if known, ok := p.blobs[b.Digest]; ok && known.Size != b.Size {
 			return fmt.Errorf("blob %s is said to have %d bytes and %d bytes", b.Digest, known.Size, b.Size)
 		}
@@ -245,27 +98,52 @@ func (p *planner) read(d v1.Descriptor) ([]byte, error) {
 	return io.ReadAll(verify(r, d.Digest, d.Size))
 }
 
+// readWhole reads a manifest whose size is not known.
+func (p *planner) readWhole(h v1.Hash) ([]byte, error) {
+	r, err := p.src.Blob(h)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxManifest {
+		return nil, fmt.Errorf("%w: blob %s has more than the %d bytes that are read of its kind", ErrRefusedContent, h, maxManifest)
+	}
+	if hashOf(b) != h {
+		return nil, fmt.Errorf("%w: blob %s has the digest %s: copy the file again", ErrDamaged, h, hashOf(b))
+	}
+	return b, nil
+}
+
 func (p *planner) plan() (*Plan, error) {
-	sort.Slice(p.chosen, func(i, j int) bool {
-		return p.chosen[i].Annotations[AnnotationImageName] < p.chosen[j].Annotations[AnnotationImageName]
+	var images, artifacts []v1.Descriptor
+	for _, c := range p.chosen {
+		images = append(images, c.descriptor())
+	}
+	for _, a := range p.artifacts {
+		artifacts = append(artifacts, a.descriptor())
+	}
+	sortBy(images, func(d v1.Descriptor) string { return d.Annotations[AnnotationImageName] })
+	sortBy(artifacts, func(d v1.Descriptor) string {
+		return d.Annotations[AnnotationKind] + " " + d.Annotations[AnnotationRefName]
 	})
-	sort.Slice(p.attached, func(i, j int) bool {
-		key := func(d v1.Descriptor) string {
-			return d.Annotations[AnnotationSigns] + d.Annotations[AnnotationKind] + d.Digest.Hex
-		}
-		return key(p.attached[i]) < key(p.attached[j])
+	sortBy(p.attached, func(d v1.Descriptor) string {
+		return d.Annotations[AnnotationSigns] + d.Annotations[AnnotationKind] + d.Digest.Hex
 	})
-	idx := v1.IndexManifest{SchemaVersion: 2, MediaType: "application/vnd.oci.image.index.v1+json", Manifests: append(slices.Clone(p.chosen), p.attached...)}
+	idx := v1.IndexManifest{SchemaVersion: 2, MediaType: "application/vnd.oci.image.index.v1+json", Manifests: slices.Concat(images, artifacts, p.attached)}
 	index, err := sealIndex(idx, p.sel.Sets)
 	if err != nil {
 		return nil, err
 	}
 	// Read it back: what is written must be what the reader accepts.
-	images, _, err := bundleImages(&idx)
+	c, err := bundleContents(&idx)
 	if err != nil {
 		return nil, err
 	}
-	docker, err := dockerManifest(images, func(h v1.Hash) (*v1.Manifest, error) {
+	docker, err := dockerManifest(c.images, func(h v1.Hash) (*v1.Manifest, error) {
 		m, ok := p.manifests[h]
 		if !ok {
 			return nil, errors.New("manifest was not read")
@@ -275,7 +153,8 @@ func (p *planner) plan() (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan := &Plan{Images: images, src: p.src, head: []headFile{
+	sort.Strings(p.bare)
+	plan := &Plan{Images: c.images, Artifacts: c.artifacts, Unsigned: p.bare, src: p.src, head: []headFile{
 		{layoutFile, []byte(layoutContent)}, {indexFile, index}, {manifestFile, docker},
 	}}
 	for _, d := range p.blobs {
@@ -283,6 +162,10 @@ func (p *planner) plan() (*Plan, error) {
 	}
 	sort.Slice(plan.blobs, func(i, j int) bool { return plan.blobs[i].Digest.Hex < plan.blobs[j].Digest.Hex })
 	return plan, plan.measure()
+}
+
+func sortBy(all []v1.Descriptor, key func(v1.Descriptor) string) {
+	sort.Slice(all, func(i, j int) bool { return key(all[i]) < key(all[j]) })
 }
 
 func (p *Plan) measure() error {
@@ -311,6 +194,9 @@ func (p *Plan) References() []string {
 	for _, i := range p.Images {
 		for _, t := range i.Refs {
 			out = append(out, t.String())
+		}
+		for _, d := range i.Digests {
+			out = append(out, d.String())
 		}
 	}
 	sort.Strings(out)

@@ -18,8 +18,23 @@ import (
 	"github.com/rancher/rke2/airgap/trust"
 )
 
-func createOptions(f *fixture, dir string) CreateOptions {
-	return CreateOptions{Layout: string(f.dir), Sets: []string{"core"}, OutputDir: dir, Platform: amd64}
+// creation is what the tests of Create vary.
+type creation struct {
+	CreateOptions
+	Layout string
+	Sets   []string
+}
+
+func createOptions(f *fixture, dir string) creation {
+	return creation{CreateOptions{OutputDir: dir}, string(f.dir), []string{"core"}}
+}
+
+func create(ctx context.Context, c creation) ([]Created, error) {
+	orders, err := SetOrders(c.Layout, c.Sets, amd64, false)
+	if err != nil {
+		return nil, err
+	}
+	return Create(ctx, orders, c.CreateOptions)
 }
 
 func TestCreate(t *testing.T) {
@@ -28,7 +43,7 @@ func TestCreate(t *testing.T) {
 	var last, total int64
 	opt := createOptions(f, dir)
 	opt.Progress = func(_ string, d, n int64) { last, total = d, n }
-	made, err := Create(t.Context(), opt)
+	made, err := create(t.Context(), opt)
 	noError(t, err)
 	bundle := filepath.Join(dir, "rke2-images-core.linux-amd64.tar")
 	b, err := os.ReadFile(bundle)
@@ -53,7 +68,7 @@ func TestCreate(t *testing.T) {
 	t.Run("a bundle that is there is left alone", func(t *testing.T) {
 		before, err := os.Stat(bundle)
 		noError(t, err)
-		again, err := Create(t.Context(), createOptions(f, dir))
+		again, err := create(t.Context(), createOptions(f, dir))
 		noError(t, err)
 		after, err := os.Stat(bundle)
 		noError(t, err)
@@ -68,7 +83,7 @@ func TestCreate(t *testing.T) {
 			"nothing at all": func() { noError(t, os.Remove(bundle)) },
 		} {
 			spoil()
-			again, err := Create(t.Context(), createOptions(f, dir))
+			again, err := create(t.Context(), createOptions(f, dir))
 			noError(t, err)
 			got, err := os.ReadFile(bundle)
 			noError(t, err)
@@ -83,7 +98,7 @@ func TestCreate(t *testing.T) {
 		noError(t, os.WriteFile(filepath.Join(dir, "rke2.linux-amd64"), nil, 0o600))
 		noError(t, os.WriteFile(sums, []byte(x+"  rke2.linux-amd64\n"+x+"  gone.tar\n"+x+"  rke2-images-core.linux-amd64.tar\n"), 0o600))
 		opt.Sets = []string{"core", "other"}
-		_, err := Create(t.Context(), opt)
+		_, err := create(t.Context(), opt)
 		noError(t, err)
 		got, _ := os.ReadFile(sums)
 		var names []string
@@ -96,12 +111,12 @@ func TestCreate(t *testing.T) {
 		}
 	})
 	t.Run("compressed", func(t *testing.T) {
-		for _, how := range []string{"zstd", "gzip"} {
+		for _, how := range []string{"tar.zst", "tar.gz"} {
 			opt := createOptions(f, t.TempDir())
-			opt.Compress = how
-			made, err := Create(t.Context(), opt)
+			opt.Format = how
+			made, err := create(t.Context(), opt)
 			noError(t, err)
-			again, err := Create(t.Context(), opt)
+			again, err := create(t.Context(), opt)
 			noError(t, err)
 			if made[0].SHA256 != again[0].SHA256 {
 				t.Errorf("%s: written twice, it differs", how)
@@ -133,26 +148,26 @@ func TestCreateLeavesNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	opt := createOptions(f, dir)
 	opt.Progress = func(string, int64, int64) { cancel() }
-	if _, err := Create(ctx, opt); !errors.Is(err, context.Canceled) {
+	if _, err := create(ctx, opt); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
 	}
 	check("interrupted")
 
 	noError(t, os.Truncate(filepath.Join(string(f.dir), blobName(m.Layers[1].Digest)), 100))
-	if _, err := Create(t.Context(), createOptions(f, dir)); !errors.Is(err, ErrTruncated) || !strings.Contains(err.Error(), m.Layers[1].Digest.String()) {
+	if _, err := create(t.Context(), createOptions(f, dir)); !errors.Is(err, ErrTruncated) || !strings.Contains(err.Error(), m.Layers[1].Digest.String()) {
 		t.Errorf("a truncated blob: %v", err)
 	}
 	check("a truncated blob")
 
-	for what, bad := range map[string]func(*CreateOptions){
-		"a set with a path": func(o *CreateOptions) { o.Sets = []string{"../x"} },
-		"a compression":     func(o *CreateOptions) { o.Compress = "rar" },
-		"an unknown set":    func(o *CreateOptions) { o.Sets = []string{"core", "nope"} },
-		"no layout":         func(o *CreateOptions) { o.Layout = "/nonexistent" },
+	for what, bad := range map[string]func(*creation){
+		"a set with a path": func(o *creation) { o.Sets = []string{"../x"} },
+		"a compression":     func(o *creation) { o.Format = "rar" },
+		"an unknown set":    func(o *creation) { o.Sets = []string{"core", "nope"} },
+		"no layout":         func(o *creation) { o.Layout = "/nonexistent" },
 	} {
 		opt := createOptions(f, dir)
 		bad(&opt)
-		if _, err := Create(t.Context(), opt); err == nil {
+		if _, err := create(t.Context(), opt); err == nil {
 			t.Errorf("%s was accepted", what)
 		}
 		check(what)

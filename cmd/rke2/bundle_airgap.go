@@ -12,7 +12,9 @@ import (
 
 func newBundleAirgapCommand() *cobra.Command {
 	var opt airgap.CreateOptions
-	var platform, output string
+	var layout, platform, output string
+	var sets []string
+	var unsigned bool
 	cmd := &cobra.Command{
 		Use:   "airgap",
 		Short: "Make the bundles of a release from an OCI layout",
@@ -28,31 +30,34 @@ there already is left alone.`,
   rke2 bundle airgap
 
   # two sets, compressed as a whole, elsewhere
-  rke2 bundle airgap --layout dist/oci --set core --set extra --compress zstd --output-dir /media/usb`,
+  rke2 bundle airgap --layout dist/oci --set core --set extra --format tar.zst --output-dir /media/usb`,
 		Args: cobra.NoArgs,
 	}
 	check := outputFlag(cmd, &output)
 	f := cmd.Flags()
-	f.StringVar(&opt.Layout, "layout", "dist/oci", "`folder` of the OCI layout with the signed images")
-	f.StringSliceVar(&opt.Sets, "set", []string{"core"}, "`set` of images to bundle (repeatable)")
+	f.StringVar(&layout, "layout", "dist/oci", "`folder` of the OCI layout with the signed images")
+	f.StringSliceVar(&sets, "set", []string{"core"}, "`set` of images to bundle (repeatable)")
 	f.StringVar(&opt.OutputDir, "output-dir", "dist", "`folder` for the bundles")
 	f.StringVar(&platform, "platform", "linux/amd64", "`os/arch` of the images")
-	f.StringVar(&opt.Compress, "compress", "none", "compress the tar as a whole: none, zstd or gzip (its layers are compressed already)")
-	f.BoolVar(&opt.AllowUnsigned, "allow-unsigned", false, "bundle images without a signature, which nodes refuse by default")
+	f.StringVar(&opt.Format, "format", "tar", "tar, tar.zst or tar.gz (layers are compressed already)")
+	f.BoolVar(&unsigned, "allow-unsigned", false, "bundle images without a signature, which nodes refuse by default")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		p, err := v1.ParsePlatform(platform)
 		if err != nil || p.OS == "" || p.Architecture == "" {
 			return fmt.Errorf("--platform %q: an operating system and an architecture are needed, such as linux/amd64", platform)
 		}
-		opt.Platform = *p
 		if err := check(); err != nil {
+			return err
+		}
+		orders, err := airgap.SetOrders(layout, sets, *p, unsigned)
+		if err != nil {
 			return err
 		}
 		ctx, stop := bundleContext(cmd)
 		defer stop()
 		bar := newMeter(cmd.ErrOrStderr(), "bundle")
 		opt.Progress = func(file string, done, total int64) { bar.show(filepath.Base(file), done, total) }
-		made, err := airgap.Create(ctx, opt)
+		made, err := airgap.Create(ctx, orders, opt)
 		bar.done()
 		if err != nil {
 			return err
