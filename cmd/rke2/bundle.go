@@ -33,7 +33,8 @@ tools read it too.`,
   rke2 bundle unpack rke2-images-core.linux-amd64.tar layout`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(newBundleAirgapCommand(), newBundleInspectCommand(), newBundleVerifyCommand(), newBundleUnpackCommand())
+	cmd.AddCommand(newBundleAirgapCommand(), newBundleInspectCommand(), newBundleVerifyCommand(), newBundleUnpackCommand(),
+		newBundleListCommand(), newBundleExtractCommand())
 	return cmd
 }
 
