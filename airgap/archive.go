@@ -48,6 +48,7 @@ type Archive struct {
 	blobs    map[v1.Hash]entry
 	order    []v1.Hash // of blobs in the file
 	descs    map[v1.Hash]v1.Descriptor
+	absent   map[v1.Hash]v1.Descriptor // that a partial bundle leaves out
 	attached []attachment
 	small    map[v1.Hash][]byte // small blobs of compressed archives
 	smallLen int64
@@ -58,6 +59,7 @@ type head struct {
 	layout, index, manifest []byte
 	idx                     *v1.IndexManifest // of index, in bundles of ours
 	sets                    []string          // the same
+	partial                 *Partial          // of partial bundles
 }
 
 // attachment is a manifest that is about another: signatures or attestations.
@@ -342,7 +344,7 @@ func (s *scanner) begin(e entry, gap []byte) (err error) {
 	if s.head.idx, err = parseIndex(s.head.index); err != nil {
 		return err
 	}
-	if s.head.sets, err = checkSeal(s.head.index, s.head.idx); err != nil {
+	if s.head.sets, s.head.partial, err = checkSeal(s.head.index, s.head.idx); err != nil {
 		return err
 	}
 	s.ours = true

@@ -169,17 +169,24 @@ func sealWith(idx v1.IndexManifest, about map[string]string) ([]byte, error) {
 func claimsBundle(raw []byte) bool { return bytes.Contains(raw, []byte(markerPrefix)) }
 
 // checkSeal verifies that raw is exactly what sealIndex makes of its content, and
-// returns the sets that the bundle was made of.
-func checkSeal(raw []byte, idx *v1.IndexManifest) ([]string, error) {
+// returns the sets that the bundle was made of, and what a partial one is a part of.
+func checkSeal(raw []byte, idx *v1.IndexManifest) ([]string, *Partial, error) {
 	about := maps.Clone(idx.Annotations)
 	delete(about, annotationDigest)
 	if want, err := sealWith(*idx, about); err != nil || !bytes.Equal(raw, want) {
-		return nil, fmt.Errorf("%w: index.json is not as it was written: copy the file again", ErrDamaged)
+		return nil, nil, fmt.Errorf("%w: index.json is not as it was written: copy the file again", ErrDamaged)
 	}
-	if f := about[annotationFormat]; f != bundleFormat {
-		return nil, fmt.Errorf("bundle format %q is not known to this version, which reads %s: use the rke2 that the bundle belongs to", f, bundleFormat)
+	sets := splitSets(about[annotationSets])
+	switch f := about[annotationFormat]; {
+	case f == partialFormat:
+		p, err := parsePartial(idx)
+		return sets, p, err
+	case f != bundleFormat:
+		return nil, nil, fmt.Errorf("bundle format %q is not known to this version, which reads %s and %s: use the rke2 that the bundle belongs to", f, bundleFormat, partialFormat)
+	case about[annotationPartial] != "" || about[annotationBlobs] != "":
+		return nil, nil, fmt.Errorf("%w: index.json says that it is of a whole bundle and of a part", ErrDamaged)
 	}
-	return splitSets(about[annotationSets]), nil
+	return sets, nil, nil
 }
 
 // dockerImage is one element of manifest.json (the docker-archive format).

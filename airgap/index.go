@@ -227,7 +227,7 @@ func splitSets(s string) []string {
 
 // resolve makes images, attachments and the table of blobs of what a whole scan found.
 func (a *Archive) resolve(s *scanner) error {
-	a.descs = map[v1.Hash]v1.Descriptor{}
+	a.descs, a.absent = map[v1.Hash]v1.Descriptor{}, map[v1.Hash]v1.Descriptor{}
 	if s.ours {
 		return a.resolveBundle(s.head)
 	}
@@ -266,7 +266,8 @@ func (a *Archive) resolveBundle(h head) error {
 		}
 	}
 	for _, at := range c.attached {
-		if err := a.reach(at.desc, "signatures of "+at.subject.String()); err != nil {
+		mayLack := h.partial != nil && h.partial.IsDelta() && at.kind != KindSignatures
+		if err := a.reachParts(at.desc, "signatures of "+at.subject.String(), mayLack); err != nil {
 			return err
 		}
 	}
@@ -284,6 +285,11 @@ func (a *Archive) resolveBundle(h head) error {
 	}
 	if !bytes.Equal(want, h.manifest) {
 		return fmt.Errorf("%w: %s is not what %s implies", ErrDamaged, manifestFile, indexFile)
+	}
+	if h.partial != nil {
+		if err := a.checkPartial(); err != nil {
+			return err
+		}
 	}
 	// After a scan of the head only, images are in use already.
 	if !a.listed {
@@ -350,8 +356,12 @@ func (a *Archive) reachArtifact(art Artifact) error {
 }
 
 // reach checks that a manifest and all it needs are in the archive with the sizes
-// that it says, and notes their descriptors.
+// that it says, and notes their descriptors. A partial bundle may lack its layers.
 func (a *Archive) reach(d v1.Descriptor, what string) error {
+	return a.reachParts(d, what, a.head.partial != nil)
+}
+
+func (a *Archive) reachParts(d v1.Descriptor, what string, mayLack bool) error {
 	if err := a.present(d, what, "manifest"); err != nil {
 		return err
 	}
@@ -363,12 +373,32 @@ func (a *Archive) reach(d v1.Descriptor, what string) error {
 		return err
 	}
 	for i, l := range m.Layers {
-		if _, ok := a.blobs[l.Digest]; !ok && !l.MediaType.IsDistributable() && len(l.URLs) > 0 {
-			continue // never shipped, by its maker's licence
+		part := fmt.Sprintf("layer %d of %d", i+1, len(m.Layers))
+		_, here := a.blobs[l.Digest]
+		switch {
+		case !here && neverShipped(l):
+			continue
+		case !here && mayLack:
+			err = a.lack(l, what, part)
+		default:
+			err = a.present(l, what, part)
 		}
-		if err := a.present(l, what, fmt.Sprintf("layer %d of %d", i+1, len(m.Layers))); err != nil {
+		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// neverShipped is true for a layer that its maker's licence keeps out of archives.
+func neverShipped(l v1.Descriptor) bool { return !l.MediaType.IsDistributable() && len(l.URLs) > 0 }
+
+// lack notes a layer that a partial bundle leaves out.
+func (a *Archive) lack(d v1.Descriptor, what, part string) error {
+	if known, ok := a.absent[d.Digest]; ok && known.Size != d.Size {
+		return fmt.Errorf("%w: %s: its %s, blob %s, is said to have %d bytes and %d bytes", ErrDamaged, what, part, d.Digest, known.Size, d.Size)
+	} else if !ok {
+		a.absent[d.Digest] = bare(d)
 	}
 	return nil
 }
