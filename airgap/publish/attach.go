@@ -3,29 +3,19 @@ package publish
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/rancher/rke2/airgap"
+	"github.com/rancher/rke2/airgap/catalog"
 	"github.com/rancher/rke2/airgap/registry"
 )
 
-// signatureAnnotation is where cosign keeps a signature.
-const signatureAnnotation = "dev.cosignproject.cosign/signature"
-
-// suffixes are the ends of cosign's tags, sha256-<digest of the subject>.<suffix>
-// (cosign's signature specification, "tag-based discovery").
-var suffixes = []struct{ kind, suffix string }{
-	{airgap.KindSignatures, "sig"},
-	{airgap.KindAttestations, "att"},
-}
+// kinds are what cosign looks for under tags.
+var kinds = []string{airgap.KindSignatures, airgap.KindAttestations}
 
 // statements are the signatures or the attestations of one manifest, in one manifest.
 type statements struct {
@@ -33,21 +23,21 @@ type statements struct {
 	tag     string
 	raw     []byte
 	layers  []v1.Descriptor
-	memory  map[v1.Hash][]byte // blobs that the layout doesn't have
+	memory  map[v1.Hash][]byte // blobs that the source doesn't have
 }
 
-// statementsOf gathers what the layout says about a manifest. Cosign looks in one place
+// statementsOf gathers what the source says about a manifest. Cosign looks in one place
 // only, so several manifests of signatures are made into one.
-func (s *source) statementsOf(subject v1.Hash, kind, suffix string) (*statements, error) {
+func (s *source) statementsOf(subject v1.Hash, kind string) (*statements, error) {
 	nodes, err := s.attached(subject, kind)
 	if err != nil || len(nodes) == 0 {
 		return nil, err
 	}
-	st := &statements{subject: subject, tag: strings.Replace(subject.String(), ":", "-", 1) + "." + suffix}
+	st := &statements{subject: subject, tag: catalog.AttachedTag(subject, kind)}
 	for _, n := range nodes {
 		m, err := v1.ParseManifest(bytes.NewReader(n.raw))
 		if err != nil {
-			return nil, fmt.Errorf("reading %s of %s: %w", suffix, subject, err)
+			return nil, fmt.Errorf("reading signatures of %s: %w", subject, err)
 		}
 		st.add(m.Layers)
 	}
@@ -58,46 +48,24 @@ func (s *source) statementsOf(subject v1.Hash, kind, suffix string) (*statements
 	return st, st.wrap()
 }
 
-func same(a, b v1.Descriptor) bool {
-	return a.Digest == b.Digest && a.Annotations[signatureAnnotation] == b.Annotations[signatureAnnotation]
-}
-
 // add appends the layers that are not there yet.
 func (st *statements) add(layers []v1.Descriptor) (added bool) {
-	for _, l := range layers {
-		if !slices.ContainsFunc(st.layers, func(o v1.Descriptor) bool { return same(o, l) }) {
-			st.layers = append(st.layers, l)
-			added = true
-		}
-	}
-	return added
+	before := len(st.layers)
+	st.layers = catalog.AddStatements(st.layers, layers)
+	return len(st.layers) > before
 }
 
 // wrap makes the manifest of the layers, as cosign would.
 func (st *statements) wrap() error {
-	config := v1.ConfigFile{RootFS: v1.RootFS{Type: "layers"}}
-	for _, l := range st.layers {
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, l.Digest)
-		config.History = append(config.History, v1.History{})
-	}
-	data, err := json.Marshal(config)
+	manifest, config, err := catalog.WrapStatements(st.layers)
 	if err != nil {
 		return fmt.Errorf("wrapping signatures of %s: %w", st.subject, err)
 	}
-	digest, size, err := v1.SHA256(bytes.NewReader(data))
+	digest, _, err := v1.SHA256(bytes.NewReader(config))
 	if err != nil {
 		return fmt.Errorf("wrapping signatures of %s: %w", st.subject, err)
 	}
-	st.memory = map[v1.Hash][]byte{digest: data}
-	st.raw, err = json.Marshal(v1.Manifest{
-		SchemaVersion: 2,
-		MediaType:     types.OCIManifestSchema1,
-		Config:        v1.Descriptor{MediaType: types.OCIConfigJSON, Size: size, Digest: digest},
-		Layers:        st.layers,
-	})
-	if err != nil {
-		return fmt.Errorf("wrapping signatures of %s: %w", st.subject, err)
-	}
+	st.memory, st.raw = map[v1.Hash][]byte{digest: config}, manifest
 	return nil
 }
 
@@ -138,7 +106,7 @@ func (st *statements) blobs(s *source) ([]registry.Blob, error) {
 	}
 	var out []registry.Blob
 	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
-		open := func() (io.ReadCloser, error) { return s.blob(d.Digest) }
+		open := func() (io.ReadCloser, error) { return s.Blob(d.Digest) }
 		if data, ok := st.memory[d.Digest]; ok {
 			open = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 		}

@@ -30,7 +30,7 @@ type said struct {
 	st   *statements
 }
 
-// plan reads everything small of the layout before anything is sent, so that what is
+// plan reads everything small of the source before anything is sent, so that what is
 // wrong there is found first.
 func (p *publisher) plan() ([]*job, error) {
 	images, err := p.src.images(p.Images)
@@ -45,7 +45,7 @@ func (p *publisher) plan() ([]*job, error) {
 			return nil, err
 		}
 		if other, ok := taken[j.target.Name()]; ok && other.root.desc.Digest != i.root.desc.Digest {
-			return nil, fmt.Errorf("%s and %s would both be %s", full(other.ref), full(i.ref), j.target.Name())
+			return nil, fmt.Errorf("%s and %s would both be %s", other.name, i.name, j.target.Name())
 		}
 		taken[j.target.Name()] = j
 		jobs = append(jobs, j)
@@ -58,12 +58,12 @@ func (p *publisher) plan() ([]*job, error) {
 }
 
 func (p *publisher) job(i image) (*job, error) {
-	target, err := p.To.Tag(i.ref)
+	target, err := p.To.Tag(i.name)
 	if err != nil {
-		return nil, fmt.Errorf("naming %s at %s: %w", full(i.ref), p.To, err)
+		return nil, fmt.Errorf("naming %s at %s: %w", i.name, p.To, err)
 	}
 	j := &job{image: i, target: target}
-	j.published = Published{Source: full(i.ref), Reference: target.Name(), Digest: i.root.desc.Digest.String()}
+	j.published = Published{Source: i.name.String(), Kind: kindText(i.kind), Reference: target.Name(), Digest: i.root.desc.Digest.String()}
 	err = i.root.walk(func(n *node) error {
 		if n.desc.Platform != nil && len(n.children) == 0 {
 			j.published.Platforms = append(j.published.Platforms, n.desc.Platform.String())
@@ -76,11 +76,11 @@ func (p *publisher) job(i image) (*job, error) {
 		return p.gather(j, n)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", full(i.ref), err)
+		return nil, fmt.Errorf("image %s: %w", i.name, err)
 	}
 	// Cosign looks up what the tag names, which is the index where there is one.
 	if !j.signed() && !p.AllowUnsigned {
-		return nil, fmt.Errorf("image %s has no signature in layout %s: sign it with rke2-build sign, or pass --allow-unsigned", full(i.ref), p.Layout)
+		return nil, fmt.Errorf("image %s has no signature in %s: sign it with rke2-build sign, or pass --allow-unsigned", i.name, p.src.what)
 	}
 	return j, nil
 }
@@ -90,8 +90,8 @@ func (j *job) signed() bool {
 }
 
 func (p *publisher) gather(j *job, n *node) error {
-	for _, s := range suffixes {
-		st, err := p.src.statementsOf(n.desc.Digest, s.kind, s.suffix)
+	for _, kind := range kinds {
+		st, err := p.src.statementsOf(n.desc.Digest, kind)
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (p *publisher) gather(j *job, n *node) error {
 			continue
 		}
 		step := Signatures
-		if s.kind == airgap.KindAttestations {
+		if kind == airgap.KindAttestations {
 			step = Attestations
 			j.published.Attestations += len(st.layers)
 		} else {
@@ -108,6 +108,17 @@ func (p *publisher) gather(j *job, n *node) error {
 		j.said = append(j.said, said{step: step, st: st})
 	}
 	return nil
+}
+
+// kindText is what a result calls a kind; nothing of an image.
+func kindText(kind string) string {
+	switch kind {
+	case airgap.KindChart:
+		return "chart"
+	case airgap.KindFiles:
+		return "files"
+	}
+	return ""
 }
 
 // count notes what had to be done for a blob.

@@ -1,5 +1,5 @@
-// Package publish pushes images of an OCI image layout to a registry, with their
-// signatures and attestations under cosign's tags. What is there is left alone, so an
+// Package publish pushes images of an OCI image layout or of bundles to a registry, with
+// their signatures and attestations under cosign's tags. What is there is left alone, so an
 // interrupted push is taken up by running it again; and a tag is set only when all that
 // it leads to is in the registry.
 package publish
@@ -20,7 +20,8 @@ import (
 
 // Options say what is pushed where.
 type Options struct {
-	Layout        string   // folder of the OCI image layout
+	Layout        string   // folder of the OCI image layout; or else
+	Source        Source   // what has the images
 	Images        []string // by name or reference; none: all
 	To            Destination
 	Client        *registry.Client
@@ -64,7 +65,7 @@ type Progress struct {
 // Result says what was pushed, or in a dry run would be.
 type Result struct {
 	Registry string      `json:"registry"`
-	Layout   string      `json:"layout"`
+	Layout   string      `json:"layout,omitempty"`
 	DryRun   bool        `json:"dryRun"`
 	Images   []Published `json:"images"`
 	Bytes    int64       `json:"bytes"` // of layers and configs, each repository's counted
@@ -74,9 +75,10 @@ type Result struct {
 
 // Published is one image of a Result.
 type Published struct {
-	Source       string           `json:"source"`    // the layout's name for it
-	Reference    string           `json:"reference"` // at the destination
-	Digest       string           `json:"digest"`    // of its index, or manifest
+	Source       string           `json:"source"`         // the source's name for it
+	Kind         string           `json:"kind,omitempty"` // chart or files; nothing: an image
+	Reference    string           `json:"reference"`      // at the destination
+	Digest       string           `json:"digest"`         // of its index, or manifest
 	Platforms    []string         `json:"platforms,omitempty"`
 	Outcome      registry.Outcome `json:"outcome"`            // of its tag: sent or present
 	Replaced     string           `json:"replaced,omitempty"` // digest that the tag named before
@@ -109,13 +111,14 @@ type publisher struct {
 type delivery struct {
 	done chan struct{}
 	repo string // that has it; set before done is closed
+	job  *job   // whose blob was sent from a stream; nil: none
 }
 
 // Publish pushes the images. Its result holds what was done, also with an error.
 func Publish(ctx context.Context, o Options) (Result, error) {
 	start := time.Now()
 	res := Result{Registry: o.To.String(), Layout: o.Layout, DryRun: o.DryRun, Images: []Published{}}
-	src, err := openSource(o.Layout)
+	src, err := openSource(o)
 	if err != nil {
 		return res, err
 	}
@@ -128,20 +131,21 @@ func Publish(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return res, err
 	}
+	if err := p.stream(ctx, jobs); err != nil {
+		res.Bytes, res.Sent, res.Seconds = p.progress.Total, p.progress.Sent, time.Since(start).Seconds()
+		return res, p.stopped(ctx, err)
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(o.Jobs)
 	for _, j := range jobs {
 		g.Go(func() error {
 			if err := p.publish(gctx, j); err != nil {
-				return fmt.Errorf("publishing %s: %w", full(j.ref), err)
+				return fmt.Errorf("publishing %s: %w", j.name, err)
 			}
 			return nil
 		})
 	}
-	err = g.Wait()
-	if ctx.Err() != nil {
-		err = fmt.Errorf("publishing was stopped: run the same command again, it goes on where it stopped: %w", context.Cause(ctx))
-	}
+	err = p.stopped(ctx, g.Wait())
 	for _, j := range jobs {
 		if j.published.Outcome != "" {
 			res.Images = append(res.Images, j.published)
@@ -149,6 +153,14 @@ func Publish(ctx context.Context, o Options) (Result, error) {
 	}
 	res.Bytes, res.Sent, res.Seconds = p.progress.Total, p.progress.Sent, time.Since(start).Seconds()
 	return res, err
+}
+
+// stopped says of an error that somebody wanted it.
+func (p *publisher) stopped(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return fmt.Errorf("publishing was stopped: run the same command again, it goes on where it stopped: %w", context.Cause(ctx))
 }
 
 // publish pushes one image: blobs, manifests by digest, what is said about them, and
@@ -187,6 +199,9 @@ func (p *publisher) blob(ctx context.Context, repo *registry.Repository, j *job,
 		p.blobs[d.Digest] = first
 	}
 	p.blobMu.Unlock()
+	if first.job == j {
+		return nil // it was sent, and told of, before
+	}
 	if mine {
 		defer close(first.done)
 	} else {
@@ -204,13 +219,13 @@ func (p *publisher) blob(ctx context.Context, repo *registry.Repository, j *job,
 	defer func() { <-p.busy }()
 	b := registry.Blob{
 		Descriptor: d,
-		Open:       func() (io.ReadCloser, error) { return p.src.blob(d.Digest) },
+		Open:       func() (io.ReadCloser, error) { return p.src.Blob(d.Digest) },
 		From:       first.repo,
 		Moved:      func(n int64) { p.moved(n, n) },
 	}
 	outcome, err := p.push(ctx, repo, b)
 	if errors.Is(err, registry.ErrDamaged) {
-		return fmt.Errorf("%w; remove %s and build the image again", err, p.src.path(d.Digest))
+		return fmt.Errorf("%w in %s; %s", err, p.src.Where(d.Digest), p.src.mend)
 	}
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/rancher/rke2/airgap"
+	"github.com/rancher/rke2/airgap/catalog"
 	"github.com/rancher/rke2/airgap/registry"
 	"github.com/rancher/rke2/tests/distribution"
 )
@@ -153,7 +154,7 @@ func ordered(t *testing.T, events []Event) {
 // identical reads everything from the registry and compares it with the layout.
 func identical(t *testing.T, s *distribution.Server, dir, prefix string) {
 	t.Helper()
-	src, err := openSource(dir)
+	src, err := openSource(Options{Layout: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,28 +164,28 @@ func identical(t *testing.T, s *distribution.Server, dir, prefix string) {
 		t.Fatal(err)
 	}
 	for _, i := range images {
-		repo := prefix + i.ref.RepositoryStr()
-		if got := get(t, s, "%s/manifests/%s", repo, i.ref.TagStr()); !bytes.Equal(got, i.root.raw) {
-			t.Errorf("%s: the tag gives %s", i.ref, got)
+		repo := prefix + i.name.Repository
+		if got := get(t, s, "%s/manifests/%s", repo, i.name.Tag); !bytes.Equal(got, i.root.raw) {
+			t.Errorf("%s: the tag gives %s", i.name, got)
 		}
 		_ = i.root.walk(func(n *node) error {
 			if got := get(t, s, "%s/manifests/%s", repo, n.desc.Digest); !bytes.Equal(got, n.raw) {
-				t.Errorf("%s: manifest %s is another", i.ref, n.desc.Digest)
+				t.Errorf("%s: manifest %s is another", i.name, n.desc.Digest)
 			}
 			for _, b := range n.blobs {
 				if got := get(t, s, "%s/blobs/%s", repo, b.Digest); distribution.Digest(got) != b.Digest.String() {
-					t.Errorf("%s: blob %s is another", i.ref, b.Digest)
+					t.Errorf("%s: blob %s is another", i.name, b.Digest)
 				}
 			}
-			for _, suffix := range suffixes {
-				nodes, err := src.attached(n.desc.Digest, suffix.kind)
+			for _, kind := range kinds {
+				nodes, err := src.attached(n.desc.Digest, kind)
 				if err != nil {
 					t.Fatal(err)
 				}
 				for _, a := range nodes {
-					tag := strings.Replace(n.desc.Digest.String(), ":", "-", 1) + "." + suffix.suffix
+					tag := catalog.AttachedTag(n.desc.Digest, kind)
 					if got := get(t, s, "%s/manifests/%s", repo, tag); !bytes.Equal(got, a.raw) {
-						t.Errorf("%s: %s is %s", i.ref, tag, got)
+						t.Errorf("%s: %s is %s", i.name, tag, got)
 					}
 				}
 			}
@@ -261,7 +262,7 @@ func cosigned(t *testing.T, s *distribution.Server, prefix, dir, key string) {
 // manifests gives the digests of an image's platform manifests.
 func manifests(t *testing.T, dir, ref string) []string {
 	t.Helper()
-	src, err := openSource(dir)
+	src, err := openSource(Options{Layout: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -402,6 +403,15 @@ func TestWhatIsWrongInTheLayout(t *testing.T) {
 	}
 }
 
+func called(t *testing.T, ref string) catalog.Name {
+	t.Helper()
+	n, err := catalog.ParseName(airgap.KindImage, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 func TestDestination(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{"registry.example.com", "registry.example.com/rancher/etcd:v1"},
@@ -416,11 +426,7 @@ func TestDestination(t *testing.T) {
 		if err != nil {
 			got = err.Error()
 		} else {
-			src, perr := airgap.ParseTag(etcd)
-			if perr != nil {
-				t.Fatal(perr)
-			}
-			tag, terr := d.Tag(src)
+			tag, terr := d.Tag(called(t, etcd))
 			if terr != nil {
 				t.Fatal(terr)
 			}

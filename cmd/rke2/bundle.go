@@ -34,7 +34,8 @@ tools read it too.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.AddCommand(newBundleAirgapCommand(), newBundleInspectCommand(), newBundleVerifyCommand(), newBundleUnpackCommand(),
-		newBundleListCommand(), newBundleExtractCommand())
+		newBundleListCommand(), newBundleExtractCommand(), newBundlePushCommand())
+	cmd.AddCommand(newBundleClosureCommand())
 	return cmd
 }
 

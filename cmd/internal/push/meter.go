@@ -1,4 +1,4 @@
-package main
+package push
 
 import (
 	"fmt"
@@ -13,9 +13,10 @@ import (
 	"github.com/rancher/rke2/airgap/registry"
 )
 
-// pushMeter shows a push: one line for each step that did something and, on a terminal,
+// Meter shows a push: one line for each step that did something and, on a terminal,
 // a last line with bytes, rate and time left that redraws itself.
-type pushMeter struct {
+type Meter struct {
+	verb     string
 	w        io.Writer
 	terminal bool
 	start    time.Time
@@ -25,12 +26,14 @@ type pushMeter struct {
 	drawn time.Time
 }
 
-func newPushMeter(w io.Writer) *pushMeter {
+// NewMeter makes a meter that writes to w, usually standard error.
+func NewMeter(w io.Writer, verb string) *Meter {
 	f, ok := w.(*os.File)
-	return &pushMeter{w: w, terminal: ok && term.IsTerminal(int(f.Fd())), start: time.Now()}
+	return &Meter{verb: verb, w: w, terminal: ok && term.IsTerminal(int(f.Fd())), start: time.Now()}
 }
 
-func (m *pushMeter) progress(p publish.Progress) {
+// Progress is told how far the bytes are.
+func (m *Meter) Progress(p publish.Progress) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.now = p
@@ -40,7 +43,7 @@ func (m *pushMeter) progress(p publish.Progress) {
 }
 
 // draw shows the last line.
-func (m *pushMeter) draw() {
+func (m *Meter) draw() {
 	if !m.terminal {
 		return
 	}
@@ -50,12 +53,12 @@ func (m *pushMeter) draw() {
 	if rate > 0 {
 		left = time.Duration(float64(m.now.Total-m.now.Done) / rate * float64(time.Second)).Round(time.Second).String()
 	}
-	fmt.Fprintf(m.w, "\r\x1b[Kpublish  %d%%  %s of %s  %s/s  %s left", 100*m.now.Done/max(m.now.Total, 1),
+	fmt.Fprintf(m.w, "\r\x1b[K%s  %d%%  %s of %s  %s/s  %s left", m.verb, 100*m.now.Done/max(m.now.Total, 1),
 		size(m.now.Done), size(m.now.Total), size(int64(rate)), left)
 }
 
 // line prints a line above the last one.
-func (m *pushMeter) line(format string, args ...any) {
+func (m *Meter) line(format string, args ...any) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.terminal {
@@ -65,7 +68,8 @@ func (m *pushMeter) line(format string, args ...any) {
 	m.draw()
 }
 
-func (m *pushMeter) event(e publish.Event) {
+// Event is told each step.
+func (m *Meter) Event(e publish.Event) {
 	if e.Outcome == registry.Present && e.Step != publish.Tag {
 		return
 	}
@@ -79,12 +83,13 @@ func (m *pushMeter) event(e publish.Event) {
 	m.line("%-12s %-70s %-8s %8s %10s  %s%s", e.Step, e.Image, e.Outcome, e.Elapsed.Round(time.Millisecond), amount, e.What, was)
 }
 
-func (m *pushMeter) retrying(what string, cause error, pause time.Duration) {
+// Retrying is told what failed and is tried again.
+func (m *Meter) Retrying(what string, cause error, pause time.Duration) {
 	m.line("%s failed, again in %s: %v", what, pause.Round(100*time.Millisecond), cause)
 }
 
-// done removes the last line.
-func (m *pushMeter) done() {
+// Done removes the last line.
+func (m *Meter) Done() {
 	if m.terminal {
 		fmt.Fprint(m.w, "\r\x1b[K")
 	}
