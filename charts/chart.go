@@ -230,3 +230,15 @@ func digest(data []byte) v1.Hash {
 var utf8bom = []byte("\xef\xbb\xbf")
 
 func trimBOM(b []byte) []byte { return bytes.TrimPrefix(b, utf8bom) }
+
+// Read is Parse of a stream.
+func Read(r io.Reader, source string) (*Chart, error) {
+	data, err := readAll(r, maxArchive)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(data, source)
+}
+
+// Matches tells whether the chart's version is the one named, or in the range that is.
+func (c *Chart) Matches(version string) bool { return matches(version, c.Version) }
