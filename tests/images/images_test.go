@@ -33,6 +33,13 @@ const limit = time.Minute // for one command, also under an emulator
 // emulators by the architecture that they run.
 var emulators = map[string]string{"amd64": "qemu-x86_64-static", "arm64": "qemu-aarch64-static"}
 
+// noNetfilter recognizes what programs say when qemu-user refuses them a netlink socket
+// that the kernel has. iptables, nft, ipset and conntrack open one even to print their
+// version: that they get there shows that they and their libraries are whole.
+func noNetfilter(out string) bool {
+	return strings.Contains(out, "Protocol not supported") || strings.Contains(out, "Cannot open session to kernel")
+}
+
 func TestImages(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, for chroot")
@@ -107,6 +114,8 @@ func run(t *testing.T, i imagefs.Image, d declared.Image) {
 		}
 		out, err := output(t.Context(), root, credential, i.Config.Env, args)
 		switch {
+		case err != nil && emulator != "" && noNetfilter(out):
+			t.Logf("%v: runs, up to netfilter's socket, which qemu does not have", test.Run)
 		case err != nil:
 			t.Errorf("%v: %v\n%s", test.Run, err, out)
 		case !strings.Contains(out, want):
