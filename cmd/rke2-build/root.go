@@ -102,7 +102,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	p.BoolVarP(&f.verbose, "verbose", "v", false, "show what compilers say")
 	builderFlags(root, f)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newList(f), newCompile(f), newImage(f), newSign(f), newKeygen(), newRelease(f), newAll(f), newPublish(f), newLock(f), newSBOM(f), newVerifyRebuild(f), newBuildxArgs(f))
+	root.AddCommand(newList(f), newCompile(f), newImage(f), newSign(f), newKeygen(), newRelease(f), newAll(f), newPublish(f), newLock(f), newSBOM(f), newVerifyRebuild(f), newBuildxArgs(f), newDropIn(f))
 	for _, c := range root.Commands() {
 		f.closeBuilder(c)
 		if args := c.Args; args != nil {
