@@ -237,16 +237,16 @@ func (p *prover) report() Report {
 }
 
 func (p *prover) optional(reference string) bool {
+	forms := []string{reference}
+	// A pattern without a tag or digest means every one.
+	if repository, _, ok := strings.Cut(reference, "@"); ok {
+		forms = append(forms, repository)
+	} else if i := strings.LastIndex(reference, ":"); i > strings.LastIndex(reference, "/") {
+		forms = append(forms, reference[:i])
+	}
 	for _, pattern := range p.in.Optional {
-		if ok, err := path.Match(pattern, reference); ok && err == nil {
-			return true
-		}
-		// A pattern without a tag means every tag.
-		if repository, _, ok := strings.Cut(reference, "@"); ok {
-			reference = repository
-		}
-		if i := strings.LastIndex(reference, ":"); i > strings.LastIndex(reference, "/") {
-			if ok, err := path.Match(pattern, reference[:i]); ok && err == nil {
+		for _, form := range forms {
+			if ok, err := path.Match(pattern, form); ok && err == nil {
 				return true
 			}
 		}
