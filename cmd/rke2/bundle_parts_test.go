@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rancher/rke2/airgap"
+)
+
+// TestDeltaApplyJoin runs the commands over two bundles and a split one.
+func TestDeltaApplyJoin(t *testing.T) {
+	bundle := func() string {
+		layout, _ := bundleFixture(t)
+		dir := t.TempDir()
+		if out, err := run("bundle", "airgap", "--layout", layout, "--output-dir", dir); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return filepath.Join(dir, "rke2-images-core.linux-amd64.tar")
+	}
+	old, next := bundle(), bundle()
+	dir := t.TempDir()
+	delta := filepath.Join(dir, "d.tar")
+	out, err := run("bundle", "delta", "--from", old, next, "-o", delta)
+	if err != nil || !strings.Contains(out, delta) || !strings.Contains(out, "2 layers") || !strings.Contains(out, "0 blobs of 0 B left out, which rke2-images-core.linux-amd64.tar has") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	made := filepath.Join(dir, "new.tar")
+	out, err = run("bundle", "apply", "--from", old, delta, "-o", made)
+	if err != nil || !strings.Contains(out, made) || !strings.Contains(out, "the same bytes as rke2-images-core.linux-amd64.tar, sha256:") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	same(t, made, next)
+
+	// Onto itself, everything is left out; without its base, that is named.
+	out, err = run("bundle", "delta", "--from", old, old, "-o", delta, "--json")
+	var d airgap.Delta
+	if err != nil || json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &d) != nil || d.LeftOut != 2 || d.File != delta {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := run("bundle", "apply", "--from", next, delta, "-o", made); err == nil || !strings.Contains(err.Error(), d.Bases[0].Index.String()) {
+		t.Errorf("wrong base: %v\n%s", err, out)
+	}
+
+	parts := splitBundle(t, old)
+	out, err = run(append([]string{"bundle", "join", "-o", dir, "--json"}, parts...)...)
+	var j airgap.Assembled
+	if err != nil || json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &j) != nil || j.File != filepath.Join(dir, filepath.Base(old)) || j.SHA256 != j.Tar.SHA256 {
+		t.Errorf("%v\n%s", err, out)
+	}
+	same(t, j.File, old)
+	if out, err := run("bundle", "join", "-o", dir, parts[0]); err == nil || !strings.Contains(err.Error(), filepath.Base(parts[1])) {
+		t.Errorf("a missing part: %v\n%s", err, out)
+	}
+	for _, args := range [][]string{{"delta", next, "-o", dir}, {"delta", "--from", old, next}, {"apply", delta, "-o", dir}, {"join", parts[0]}} {
+		if _, err := run(append([]string{"bundle"}, args...)...); err == nil || !strings.Contains(err.Error(), "required flag") {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
+// splitBundle makes two parts of a small bundle.
+func splitBundle(t *testing.T, bundle string) []string {
+	t.Helper()
+	layout := filepath.Join(t.TempDir(), "oci")
+	if err := airgap.Unpack(t.Context(), bundle, airgap.UnpackOptions{Dir: layout}); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := airgap.Open(bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	plan, err := airgap.NewPlan(airgap.Layout(layout), airgap.Selection{Sets: a.Sets(), Platform: *a.Images()[0].Platform})
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, err := airgap.Split(t.Context(), plan, filepath.Base(bundle), info.Size()-1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []string
+	for i, p := range parts {
+		var b bytes.Buffer
+		if err := p.Write(t.Context(), &b); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, filepath.Join(t.TempDir(), airgap.PartName(filepath.Base(bundle), i+1, len(parts))))
+		if err := os.WriteFile(files[i], b.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return files
+}
+
+func same(t *testing.T, a, b string) {
+	t.Helper()
+	x, err := os.ReadFile(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, err := os.ReadFile(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(x, y) {
+		t.Errorf("%s and %s differ", a, b)
+	}
+}
