@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/rancher/rke2/airgap"
 	"github.com/rancher/rke2/charts"
 	"github.com/rancher/rke2/images"
 	"github.com/rancher/rke2/runtime/scan"
@@ -191,4 +192,49 @@ func gaps(r Report) []string {
 		out = append(out, g.Reference)
 	}
 	return out
+}
+
+// chartBundle writes a bundle of charts, each under a reference, beside an image (a
+// bundle of charts alone is possible too).
+func chartBundle(t *testing.T, file string, of map[string]*charts.Chart) scan.File {
+	t.Helper()
+	s := &artifacts{blobs: map[v1.Hash][]byte{}}
+	for _, ref := range slices.Sorted(maps.Keys(of)) {
+		a, err := of[ref].Artifact()
+		must(t, err)
+		m, err := v1.ParseManifest(bytes.NewReader(a.Manifest))
+		must(t, err)
+		s.blobs[a.Digest()], s.blobs[m.Config.Digest] = a.Manifest, a.Config
+		for _, l := range a.Layers {
+			s.blobs[l.Desc.Digest] = l.Data
+		}
+		s.index = append(s.index, v1.Descriptor{MediaType: types.OCIManifestSchema1, Size: int64(len(a.Manifest)), Digest: a.Digest(),
+			Annotations: map[string]string{airgap.AnnotationKind: airgap.KindChart, airgap.AnnotationRefName: ref}})
+	}
+	path := filepath.Join(t.TempDir(), file)
+	f, err := os.Create(path)
+	must(t, err)
+	must(t, airgap.Write(t.Context(), f, s, airgap.Selection{Platform: v1.Platform{OS: "linux", Architecture: "amd64"}, AllowUnsigned: true}))
+	must(t, f.Close())
+	archive, err := airgap.Open(path)
+	must(t, err)
+	t.Cleanup(func() { archive.Close() })
+	return scan.File{Path: path, Archive: archive}
+}
+
+type artifacts struct {
+	index []v1.Descriptor
+	blobs map[v1.Hash][]byte
+}
+
+func (a *artifacts) Index() (*v1.IndexManifest, error) {
+	return &v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: a.index}, nil
+}
+
+func (a *artifacts) Blob(h v1.Hash) (io.ReadCloser, error) {
+	b, ok := a.blobs[h]
+	if !ok {
+		return nil, fmt.Errorf("no blob %s", h)
+	}
+	return io.NopCloser(bytes.NewReader(b)), nil
 }
