@@ -34,12 +34,13 @@ type budget struct {
 }
 
 // readArchive unpacks a chart's .tgz into memory, in its order, and looks into the
-// charts that it brings along.
-func readArchive(data []byte) ([]file, error) {
-	return (&budget{maxUnpacked, maxFiles}).read(data, 0)
+// charts that it brings along. Of the other files than those to keep it only sees that
+// they are sound; nil keeps all.
+func readArchive(data []byte, keep func(name string) bool) ([]file, error) {
+	return (&budget{maxUnpacked, maxFiles}).read(data, keep, 0)
 }
 
-func (b *budget) read(data []byte, depth int) ([]file, error) {
+func (b *budget) read(data []byte, keep func(string) bool, depth int) ([]file, error) {
 	if len(data) == 0 {
 		return nil, fmt.Errorf("%w: it is empty", ErrTruncated)
 	}
@@ -57,7 +58,7 @@ func (b *budget) read(data []byte, depth int) ([]file, error) {
 		if err != nil {
 			return nil, fmt.Errorf("unpacking: %w", fault(err))
 		}
-		f, err := b.entry(h, tr)
+		f, err := b.entry(h)
 		if err != nil {
 			return nil, err
 		}
@@ -68,24 +69,18 @@ func (b *budget) read(data []byte, depth int) ([]file, error) {
 			return nil, fmt.Errorf("%w: %s is in it twice", ErrRefused, f.name)
 		}
 		seen[f.name] = true
-		files = append(files, *f)
+		if err := b.content(f, h, tr, keep, depth); err != nil {
+			return nil, err
+		}
+		if keep == nil || keep(f.name) {
+			files = append(files, *f)
+		}
 	}
 	// What follows the tar's end is unpacked by nobody, but its checksum is at the end.
 	if n, err := io.Copy(io.Discard, io.LimitReader(z, b.bytes+1)); err != nil {
 		return nil, fmt.Errorf("unpacking: %w", fault(err))
 	} else if b.bytes -= n; b.bytes < 0 {
 		return nil, tooMuch()
-	}
-	for _, f := range files {
-		if !nestedArchive(f.name) {
-			continue
-		}
-		if depth == maxNesting {
-			return nil, fmt.Errorf("%w: charts are nested more than %d deep", ErrRefused, maxNesting)
-		}
-		if _, err := b.read(f.data, depth+1); err != nil {
-			return nil, fmt.Errorf("%s: %w", f.name, err)
-		}
 	}
 	return files, nil
 }
@@ -96,8 +91,8 @@ func nestedArchive(name string) bool {
 	return ok && !strings.Contains(rest, "/") && strings.HasSuffix(rest, ".tgz") && !strings.HasPrefix(rest, "_") && !strings.HasPrefix(rest, ".")
 }
 
-// entry reads one entry; nil where it is of no account.
-func (b *budget) entry(h *tar.Header, r io.Reader) (*file, error) {
+// entry checks one entry's header; nil where it is of no account.
+func (b *budget) entry(h *tar.Header) (*file, error) {
 	if b.files--; b.files < 0 {
 		return nil, fmt.Errorf("%w: it has more than %d files", ErrRefused, maxFiles)
 	}
@@ -119,11 +114,33 @@ func (b *budget) entry(h *tar.Header, r io.Reader) (*file, error) {
 		return nil, tooMuch()
 	}
 	b.bytes -= h.Size
+	return &file{name: name}, nil
+}
+
+// content reads a file, and looks into it if it is a chart.
+func (b *budget) content(f *file, h *tar.Header, r io.Reader, keep func(string) bool, depth int) error {
+	nested := nestedArchive(f.name)
+	if !nested && keep != nil && !keep(f.name) {
+		if _, err := io.CopyN(io.Discard, r, h.Size); err != nil {
+			return fmt.Errorf("unpacking %q: %w", h.Name, fault(err))
+		}
+		return nil
+	}
 	data := make([]byte, h.Size)
 	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, fmt.Errorf("unpacking %q: %w", h.Name, fault(err))
+		return fmt.Errorf("unpacking %q: %w", h.Name, fault(err))
 	}
-	return &file{name, trimBOM(data)}, nil
+	f.data = trimBOM(data)
+	if !nested {
+		return nil
+	}
+	if depth == maxNesting {
+		return fmt.Errorf("%w: charts are nested more than %d deep", ErrRefused, maxNesting)
+	}
+	if _, err := b.read(f.data, func(string) bool { return false }, depth+1); err != nil {
+		return fmt.Errorf("%s: %w", f.name, err)
+	}
+	return nil
 }
 
 func tooMuch() error {

@@ -168,7 +168,7 @@ func readAll(r io.Reader, limit int64) ([]byte, error) {
 // Parse checks a chart's .tgz, which it keeps: the caller must not change it. source is
 // where it is from, for people.
 func Parse(archive []byte, source string) (*Chart, error) {
-	files, err := readArchive(archive)
+	files, err := readArchive(archive, func(name string) bool { return name == "Chart.yaml" })
 	if err != nil {
 		return nil, err
 	}

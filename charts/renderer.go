@@ -94,11 +94,11 @@ func confine(r request) error {
 
 // shorten keeps an error readable: a template's may quote all of its input.
 func shorten(s string) string {
-	const most = 2000
-	if len(s) <= most {
+	const start, end = 400, 800 // the cause comes last
+	if len(s) <= start+end {
 		return s
 	}
-	return s[:most] + " … (shortened)"
+	return s[:start] + " … " + s[len(s)-end:]
 }
 
 func (r request) objects() ([]Object, error) {
@@ -137,7 +137,7 @@ func (r request) objects() ([]Object, error) {
 }
 
 func load(archive []byte) (*chart.Chart, error) {
-	files, err := readArchive(archive)
+	files, err := readArchive(archive, nil)
 	if err != nil {
 		return nil, err
 	}
