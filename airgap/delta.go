@@ -148,7 +148,7 @@ func (d *Delta) leaveOut(plan *Plan, olds []*Archive) (func(v1.Hash) bool, error
 		for h, e := range a.blobs {
 			have[h] = e.size
 		}
-		index, _ := a.identity()
+		index, _ := a.Identity()
 		d.Bases = append(d.Bases, Base{filepath.Base(a.file), index})
 	}
 	slices.SortFunc(d.Bases, func(x, y Base) int { return strings.Compare(x.String(), y.String()) })

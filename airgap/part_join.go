@@ -78,16 +78,12 @@ func Join(parts []*Archive, bases ...*Archive) (*Archive, error) {
 				parts[0].file, first, short(first.Whole.Index), a.file, p, short(p.Whole.Index))
 		}
 	}
-	plan, err := parts[0].wholeOf()
+	plan, pool, err := gather(parts, bases)
 	if err != nil {
 		return nil, err
 	}
-	pool := newPool(append(slices.Clone(parts), bases...))
-	if err := pool.find(plan); err != nil {
-		return nil, err
-	}
-	if err := pool.lacking(plan, parts, bases); err != nil {
-		return nil, fmt.Errorf("joining bundles: %w", err)
+	if e := pool.lacking(plan, parts, bases); e != nil {
+		return nil, fmt.Errorf("joining bundles: %w", e)
 	}
 	v, err := newVirtual(plan, pool)
 	if err != nil {
@@ -101,6 +97,26 @@ func Join(parts []*Archive, bases ...*Archive) (*Archive, error) {
 	return joined, nil
 }
 
+// Missing tells what archives lack to be the whole that parts, all of one whole, are
+// made of; nil if nothing. Compressed bases are only read if the others do not suffice.
+func Missing(parts, bases []*Archive) (*IncompleteError, error) {
+	plan, pool, err := gather(parts, bases)
+	if err != nil {
+		return nil, err
+	}
+	return pool.lacking(plan, parts, bases), nil
+}
+
+// gather lays the whole out and looks for its blobs.
+func gather(parts, bases []*Archive) (*Plan, *pool, error) {
+	plan, err := parts[0].wholeOf()
+	if err != nil {
+		return nil, nil, err
+	}
+	pool := newPool(append(slices.Clone(parts), bases...))
+	return plan, pool, pool.find(plan)
+}
+
 func short(h v1.Hash) string { return h.Algorithm + ":" + h.Hex[:min(12, len(h.Hex))] }
 
 // wholeOf is wholePlan of an archive that may not have been read to its end.
@@ -112,7 +128,7 @@ func (a *Archive) wholeOf() (*Plan, error) {
 }
 
 // lacking tells what is missing of a plan's blobs.
-func (p *pool) lacking(plan *Plan, parts, bases []*Archive) error {
+func (p *pool) lacking(plan *Plan, parts, bases []*Archive) *IncompleteError {
 	is, _ := parts[0].Partial()
 	e := &IncompleteError{Partial: is, File: parts[0].file}
 	for _, b := range plan.blobs {
@@ -137,7 +153,7 @@ func (p *pool) lacking(plan *Plan, parts, bases []*Archive) error {
 	}
 	for _, want := range is.Bases {
 		for _, a := range bases {
-			if h, ok := a.identity(); filepath.Base(a.file) == want.Name && (!ok || h != want.Index) {
+			if h, ok := a.Identity(); filepath.Base(a.file) == want.Name && (!ok || h != want.Index) {
 				e.Changed = append(e.Changed, a.file)
 			}
 		}
@@ -145,8 +161,9 @@ func (p *pool) lacking(plan *Plan, parts, bases []*Archive) error {
 	return e
 }
 
-// identity is the digest of an archive's index.json: a partial bundle's is its whole's.
-func (a *Archive) identity() (v1.Hash, bool) {
+// Identity is the digest of an archive's index.json, a partial bundle's that of its whole.
+// A legacy docker-archive has none.
+func (a *Archive) Identity() (v1.Hash, bool) {
 	switch {
 	case a.head.partial != nil:
 		return a.head.partial.Whole.Index, true

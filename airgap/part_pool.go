@@ -136,3 +136,7 @@ func (s *spool) Close() error {
 	}
 	return s.f.Close()
 }
+
+// Verified reads a blob, whose error at its end tells if digest or size are not as wanted:
+// it comes instead of the last bytes.
+func Verified(r io.Reader, h v1.Hash, size int64) io.Reader { return verify(r, h, size) }

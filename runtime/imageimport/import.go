@@ -57,6 +57,9 @@ func (r *Result) add(o Result) {
 type Importer struct {
 	Client *containerd.Client
 	CRI    ImageLister
+	// Holder finds the archive that has a blob which a partial bundle lacks; nil if there
+	// is none. The zero Importer looks nowhere else.
+	Holder func(v1.Hash) (*airgap.Archive, error)
 	// Registries that imported images get an additional name in.
 	Registries  []string
 	Snapshotter string // empty for containerd's default
@@ -140,8 +143,14 @@ func (i *Importer) fromArchive(ctx context.Context, items []Item) (Result, error
 	}
 	// Manifests last: whoever finds one in the store finds what it lists.
 	for _, blobs := range []map[v1.Hash]blob{missing.content, missing.manifests} {
-		if err := i.read(ctx, items[0].Archive, blobs, &result); err != nil {
+		sources, err := i.spread(items[0].Archive, blobs)
+		if err != nil {
 			return result, err
+		}
+		for _, source := range sources {
+			if err := i.read(ctx, source.archive, source.blobs, &result); err != nil {
+				return result, err
+			}
 		}
 	}
 	for _, item := range todo {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -79,6 +80,7 @@ func (c *Content) Import(ctx context.Context, address string, ready func(referen
 	ctx = namespaces.WithNamespace(ctx, kubernetesNamespace)
 
 	items, refused := c.admit()
+	items = c.available(ctx, importer, items, refused)
 	control, rest, err := c.split(items, refused)
 	if err != nil {
 		return err
@@ -150,6 +152,7 @@ func (c *Content) importer(address string) (*imageimport.Importer, func(), error
 	return &imageimport.Importer{
 			Client:     client,
 			CRI:        runtimeapi.NewImageServiceClient(conn),
+			Holder:     c.folder.Holder,
 			Registries: registries,
 			Log:        c.log,
 		}, func() {
@@ -200,6 +203,26 @@ func (c *Content) admitOne(file scan.File, image airgap.Image, ref name.Tag) (im
 	}
 	image.Refs = []name.Tag{ref}
 	return imageimport.Item{Archive: file.Archive, Image: image, Admitted: admitted}, nil
+}
+
+// available leaves out images of which a layer is nowhere, because a part or a base is
+// missing: nothing of them is imported. They are logged and added to the refused.
+func (c *Content) available(ctx context.Context, importer *imageimport.Importer, items []imageimport.Item, refused map[string]error) []imageimport.Item {
+	var out []imageimport.Item
+	for _, item := range items {
+		err := importer.Check(ctx, item)
+		if err == nil {
+			out = append(out, item)
+			continue
+		}
+		if missing := c.folder.Missing(item.Archive); missing != nil {
+			err = fmt.Errorf("%w: %w: copy what is missing into %s", err, missing, c.folder.Dir)
+		}
+		ref := item.Admitted.Ref().String()
+		c.log.Error("an image is not complete and not imported", "image", ref, "file", item.Archive.Path(), "error", err)
+		refused[ref] = err
+	}
+	return out
 }
 
 // unverifiable tells whether the policy lets images in that cannot carry a
@@ -280,7 +303,12 @@ type wantedName struct {
 // needs: fatal if it was refused or nothing may be pulled.
 func (c *Content) absent(what string, candidates []name.Tag, refused map[string]error) error {
 	for _, candidate := range candidates {
-		if err := refused[candidate.String()]; err != nil {
+		err := refused[candidate.String()]
+		var incomplete *imageimport.AbsentError
+		switch {
+		case errors.As(err, &incomplete):
+			return fmt.Errorf("%s cannot start: its image is not complete: %w", what, err)
+		case err != nil:
 			return fmt.Errorf("%s cannot start: its image %s is refused: %w", what, candidate.String(), err)
 		}
 	}

@@ -55,6 +55,10 @@ func Prepare(ctx context.Context, c config.Config, log *slog.Logger) (*Content, 
 			log.Error("a bundle cannot be read and is passed over", "file", file.Path, "error", file.Err)
 		}
 	}
+	for _, missing := range folder.Incomplete() {
+		// Containerd may have what is missing, of images that it got before.
+		log.Warn("a bundle is not complete", "file", missing.File, "missing", missing.Error())
+	}
 	content := &Content{config: c, policy: policy, folder: folder, log: log}
 	if content.root, err = runtimeRoot(ctx, c, policy, folder, log); err != nil {
 		return nil, facts, errors.Join(err, folder.Close())

@@ -33,7 +33,7 @@ func runtimeRoot(ctx context.Context, c config.Config, policy trust.Policy, fold
 	found, err := folder.Find(wanted...)
 	if err == nil {
 		log.Info("found the runtime image", "image", found.Ref.String(), "digest", found.Image.Desc.Digest.String(), "file", found.File.Path)
-		return fromBundle(ctx, c, policy, found, log)
+		return fromBundle(ctx, c, policy, folder, found, log)
 	}
 	var missing *scan.NotFoundError
 	if !errors.As(err, &missing) {
@@ -53,7 +53,7 @@ func runtimeRoot(ctx context.Context, c config.Config, policy trust.Policy, fold
 	return root, nil
 }
 
-func fromBundle(ctx context.Context, c config.Config, policy trust.Policy, found scan.Found, log *slog.Logger) (stage.Root, error) {
+func fromBundle(ctx context.Context, c config.Config, policy trust.Policy, folder *scan.Folder, found scan.Found, log *slog.Logger) (stage.Root, error) {
 	archive := found.File.Archive
 	refuse := func(err error) error {
 		return fmt.Errorf("the runtime image in %s is refused: %w", found.File.Path, err)
@@ -78,8 +78,10 @@ func fromBundle(ctx context.Context, c config.Config, policy trust.Policy, found
 		return stage.Root{}, refuse(err)
 	}
 	var layers []stage.Layer
-	for _, desc := range manifest.Layers {
-		layers = append(layers, blobLayer{desc: desc, open: func() (io.ReadCloser, error) { return archive.Blob(desc.Digest) }})
+	shelf := shelf{folder: folder, archive: archive, store: contentStore(c.DataDir)}
+	for n, desc := range manifest.Layers {
+		what := fmt.Sprintf("layer %d of %d", n+1, len(manifest.Layers))
+		layers = append(layers, blobLayer{desc: desc, open: func() (io.ReadCloser, error) { return shelf.open(desc, what) }})
 	}
 	root, err := stage.Runtime(ctx, c.DataDir, admitted, layers)
 	if err != nil {

@@ -28,8 +28,10 @@ type File struct {
 type Folder struct {
 	Dir    string
 	Exists bool
-	Files  []File // in name order
-	Other  []string
+	// Files are in name order, but that a delta comes before the bundles that it was made
+	// from: of images with one name, its is the later.
+	Files []File
+	Other []string
 }
 
 // Open reads the index of every bundle below dir, recursively and in name
@@ -76,6 +78,7 @@ func Open(dir string) (*Folder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("looking for bundles in %s: %w", dir, errors.Join(err, folder.Close()))
 	}
+	hoistDeltas(folder.Files)
 	return folder, nil
 }
 

@@ -1,0 +1,98 @@
+package imageimport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/rancher/rke2/airgap"
+)
+
+// AbsentError says that a blob of an image is in no bundle and not in containerd.
+type AbsentError struct {
+	Image string
+	Part  string // of the image, as "layer 2 of 5"
+	Blob  v1.Hash
+	Size  int64
+}
+
+func (e *AbsentError) Error() string {
+	return fmt.Sprintf("%s of %s (%s, %d bytes) is in no bundle and not in containerd", e.Part, e.Image, e.Blob, e.Size)
+}
+
+// Check tells whether all that an item's image needs can be had: from the bundle that it
+// is in, from another, or from containerd, which may have it from an earlier image. If not,
+// it is an [*AbsentError]. It reads no layer.
+func (i *Importer) Check(ctx context.Context, item Item) error {
+	absent, err := item.Archive.Absent()
+	if err != nil || len(absent) == 0 {
+		return err
+	}
+	manifest, _, err := item.Archive.Manifest(item.Image.Desc.Digest)
+	if err != nil {
+		return err
+	}
+	for n, layer := range manifest.Layers {
+		if _, lacks := absent[layer.Digest]; !lacks {
+			continue
+		}
+		_, err := i.Client.ContentStore().Info(ctx, digest.Digest(layer.Digest.String()))
+		if err == nil {
+			continue
+		}
+		if !errdefs.IsNotFound(err) {
+			return err
+		}
+		archive, unreadable := i.elsewhere(layer.Digest)
+		if archive == nil {
+			return errors.Join(&AbsentError{
+				Image: item.Admitted.Ref().String(), Part: fmt.Sprintf("layer %d of %d", n+1, len(manifest.Layers)),
+				Blob: layer.Digest, Size: layer.Size,
+			}, unreadable)
+		}
+	}
+	return nil
+}
+
+func (i *Importer) elsewhere(h v1.Hash) (*airgap.Archive, error) {
+	if i.Holder == nil {
+		return nil, nil
+	}
+	return i.Holder(h)
+}
+
+// from is what is read of one archive.
+type from struct {
+	archive *airgap.Archive
+	blobs   map[v1.Hash]blob
+}
+
+// spread decides which archive each blob is read from: the image's own, if it has it.
+func (i *Importer) spread(own *airgap.Archive, blobs map[v1.Hash]blob) ([]from, error) {
+	out := []from{{own, map[v1.Hash]blob{}}}
+	index := map[*airgap.Archive]int{own: 0}
+	for h, b := range blobs {
+		archive := own
+		if has, err := own.Has(h); err != nil {
+			return nil, fmt.Errorf("importing %s: %w", b.of.Ref(), err)
+		} else if !has {
+			var unreadable error
+			if archive, unreadable = i.elsewhere(h); archive == nil {
+				absent := &AbsentError{Image: b.of.Ref().String(), Part: "a part", Blob: h, Size: b.desc.Size}
+				return nil, fmt.Errorf("importing %s: %w", b.of.Ref(), errors.Join(absent, unreadable))
+			}
+		}
+		at, ok := index[archive]
+		if !ok {
+			at = len(out)
+			index[archive] = at
+			out = append(out, from{archive, map[v1.Hash]blob{}})
+		}
+		out[at].blobs[h] = b
+	}
+	return out, nil
+}
