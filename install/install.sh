@@ -182,6 +182,8 @@ verify_list() {
   if grep -Evq '^[0-9a-f]{64} [ *][^/]+$' "$work/list"; then
     fail "$list has a line that is not a sum and a file name" "copy the release's $list again"
   fi
+  twice=$(cut -c 67- "$work/list" | sort | uniq -d | head -n 1)
+  [ -z "$twice" ] || fail "$list has two sums of $twice" "copy the release's $list again"
 }
 
 verify_signature() {
@@ -214,15 +216,11 @@ verify_signature() {
   say "verified   $list: signed by $key"
 }
 
-# listed NAME: the sum of the signed list; nothing if there is none, or more than one.
+# listed NAME: its sum in the signed list; nothing if it is not there.
 listed() {
-  found=
   while read -r sum file; do
-    [ "${file#\*}" = "$1" ] || continue
-    [ -z "$found" ] || return 0
-    found=$sum
+    [ "${file#\*}" != "$1" ] || printf '%s\n' "$sum"
   done <"$work/list"
-  printf '%s\n' "$found"
 }
 
 verify_file() {
@@ -295,8 +293,10 @@ verify_all() {
 
 size_of() { stat -c %s "$1"; }
 
-# free_kb FOLDER: what is free on its file system.
-free_kb() { df -P -k "$1" | tail -n 1 | sed 's/.*[[:space:]]\([0-9][0-9]*\)[[:space:]]\{1,\}[0-9]\{1,\}%[[:space:]].*/\1/'; }
+# free_kb FOLDER: what is free on its file system. df would want to find its mount.
+free_kb() {
+  blocks=$(stat -f -c %a "$1") && size=$(stat -f -c %S "$1") && printf '%s\n' $((blocks * size / 1024))
+}
 
 check_space() {
   images_kb=0
@@ -307,7 +307,7 @@ check_space() {
   # The archive, and what is in it.
   prefix_kb=$(($(size_of "$artifacts/$tarball") * 3 / 1024 + 1024))
   at_images=$(existing "$images") at_prefix=$(existing "$prefix")
-  if [ "$(df -P -k "$at_images" | tail -n 1)" = "$(df -P -k "$at_prefix" | tail -n 1)" ]; then
+  if [ "$(stat -c %d "$at_images")" = "$(stat -c %d "$at_prefix")" ]; then
     room "$at_images" $((images_kb + prefix_kb)) "$images and $prefix"
   else
     room "$at_images" $images_kb "$images"
@@ -317,7 +317,7 @@ check_space() {
 
 # room FOLDER KB FOR
 room() {
-  free=$(free_kb "$1")
+  free=$(free_kb "$1") || return 0 # the copying will tell
   [ "$free" -ge "$2" ] || fail "the disk of $3 is too full: $(($2 / 1024 + 1)) MiB are needed and $((free / 1024)) MiB are free; nothing was changed" \
     "make room on the file system of $1, then run this again"
 }
