@@ -78,8 +78,7 @@ func makeDelta(ctx context.Context, opt DeltaOptions) (Delta, error) {
 	if err := olds.Complete(); err != nil {
 		return Delta{}, err
 	}
-	name := strings.TrimSuffix(strings.TrimSuffix(filepath.Base(whole.Path()), ".zst"), ".gz")
-	return writeDelta(ctx, opt, name, whole, olds.Archives)
+	return writeDelta(ctx, opt, plainName(whole.Path()), whole, olds.Archives)
 }
 
 func writeDelta(ctx context.Context, opt DeltaOptions, name string, whole *Archive, olds []*Archive) (Delta, error) {
@@ -120,12 +119,7 @@ func writeDelta(ctx context.Context, opt DeltaOptions, name string, whole *Archi
 		if err != nil {
 			return err
 		}
-		done, tell := int64(0), tellOf(opt.Progress, file, delta.Size)
-		counter := counting(func(n int) {
-			done += int64(n)
-			tell(done)
-		})
-		return errors.Join(delta.Write(ctx, io.MultiWriter(w, counter)), finish())
+		return errors.Join(delta.Write(ctx, io.MultiWriter(w, progressOf(opt.Progress, file, delta.Size))), finish())
 	})
 	out.Size, out.SHA256 = sum.size, sum.hex
 	return out, err

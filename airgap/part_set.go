@@ -162,28 +162,16 @@ func Assemble(ctx context.Context, opt AssembleOptions) (Assembled, error) {
 		if err != nil {
 			return err
 		}
-		return errors.Join(joined.copyTo(ctx, w, p.Whole, tellOf(opt.Progress, file, p.Whole.Size)), finish())
+		return errors.Join(joined.copyTo(ctx, w, p.Whole, progressOf(opt.Progress, file, p.Whole.Size)), finish())
 	})
 	out.Size, out.SHA256 = sum.size, sum.hex
 	return out, err
 }
 
-func tellOf(progress func(file string, done, total int64), file string, total int64) func(done int64) {
-	if progress == nil {
-		return func(int64) {}
-	}
-	return func(done int64) { progress(file, done, total) }
-}
-
 // copyTo writes a joined archive's tar, which must have the whole's sum. Only if it has
 // not is each blob looked at, to say which file is at fault.
-func (a *Archive) copyTo(ctx context.Context, w io.Writer, whole Whole, tell func(done int64)) error {
+func (a *Archive) copyTo(ctx context.Context, w io.Writer, whole Whole, counter io.Writer) error {
 	sum := sha256.New()
-	done := int64(0)
-	counter := counting(func(n int) {
-		done += int64(n)
-		tell(done)
-	})
 	r := cancelable{ctx, io.NewSectionReader(a.f, 0, a.size)}
 	_, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(w, sum, counter)}, struct{ io.Reader }{r}, make([]byte, 1<<20))
 	if err != nil || hex.EncodeToString(sum.Sum(nil)) == whole.SHA256 {

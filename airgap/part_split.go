@@ -8,6 +8,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -182,13 +184,12 @@ func (p *Plan) partial(is Partial, keep func(v1.Hash) bool) (*Plan, error) {
 // identify reads a planned bundle whole, verified, for its sum.
 func (p *Plan) identify(ctx context.Context, name string, progress func(done, total int64)) (Whole, error) {
 	sum := sha256.New()
-	done := int64(0)
-	tell := counting(func(n int) {
-		if done += int64(n); progress != nil {
-			progress(done, p.Size)
+	tell := func(_ string, done, total int64) {
+		if progress != nil {
+			progress(done, total)
 		}
-	})
-	if err := p.Write(ctx, io.MultiWriter(sum, tell)); err != nil {
+	}
+	if err := p.Write(ctx, io.MultiWriter(sum, progressOf(tell, name, p.Size))); err != nil {
 		return Whole{}, err
 	}
 	return Whole{Name: name, Index: hashOf(p.index()), Size: p.Size, SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
@@ -206,3 +207,85 @@ func (s archiveBlobs) Index() (*v1.IndexManifest, error) {
 
 // Blob opens a blob, verified.
 func (s archiveBlobs) Blob(h v1.Hash) (io.ReadCloser, error) { return s.a.Blob(h) }
+
+// SplitOptions says which bundle to split, and where to put the parts.
+type SplitOptions struct {
+	File string
+	// Size that no part is larger than, in bytes.
+	Size      int64
+	OutputDir string
+	Progress  func(file string, done, total int64)
+}
+
+// Part is a part that was written.
+type Part struct {
+	File   string `json:"file"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+// SplitFile splits a bundle that is a file, plain or compressed, into plain parts. Each
+// appears whole or not at all. A bundle that is no larger than a part is an error.
+func SplitFile(ctx context.Context, opt SplitOptions) ([]Part, error) {
+	a, err := Open(opt.File)
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
+	if _, partial := a.Partial(); partial || !a.IsBundle() {
+		return nil, fmt.Errorf("splitting %s: only a whole bundle that rke2 bundle wrote can be split", opt.File)
+	}
+	plan, err := a.wholeOf()
+	if err != nil {
+		return nil, err
+	}
+	pool := newPool([]*Archive{a})
+	defer pool.Close()
+	if err := pool.find(plan); err != nil {
+		return nil, err
+	}
+	plan.src = pooled{archiveBlobs{a}, pool}
+	name := plainName(opt.File)
+	parts, err := Split(ctx, plan, name, opt.Size, func(done, total int64) {
+		if opt.Progress != nil {
+			opt.Progress(opt.File, done, total)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(parts) == 1 {
+		return nil, fmt.Errorf("splitting %s: it has %d bytes as a plain tar, and parts may have %d: nothing is to be split", opt.File, plan.Size, opt.Size)
+	}
+	if err := os.MkdirAll(opt.OutputDir, 0o755); err != nil {
+		return nil, fmt.Errorf("splitting %s: %w", opt.File, err)
+	}
+	var out []Part
+	for i, p := range parts {
+		file := filepath.Join(opt.OutputDir, PartName(name, i+1, len(parts)))
+		sum, err := writeFile(file, p.Size, func(w io.Writer) error {
+			return p.Write(ctx, io.MultiWriter(w, progressOf(opt.Progress, file, p.Size)))
+		})
+		if err != nil {
+			return out, fmt.Errorf("splitting %s: %w", opt.File, err)
+		}
+		out = append(out, Part{file, sum.size, sum.hex})
+	}
+	return out, nil
+}
+
+// plainName is the base name that a bundle's plain tar has.
+func plainName(file string) string {
+	base := filepath.Base(file)
+	return strings.TrimSuffix(strings.TrimSuffix(base, ".zst"), ".gz")
+}
+
+// progressOf is a writer that tells how many bytes of a file went through it.
+func progressOf(tell func(file string, done, total int64), file string, total int64) io.Writer {
+	done := int64(0)
+	return counting(func(n int) {
+		if done += int64(n); tell != nil {
+			tell(file, done, total)
+		}
+	})
+}

@@ -36,7 +36,7 @@ tools read it too.`,
 	cmd.AddCommand(newBundleAirgapCommand(), newBundleInspectCommand(), newBundleVerifyCommand(), newBundleUnpackCommand(),
 		newBundleListCommand(), newBundleExtractCommand(), newBundlePushCommand())
 	cmd.AddCommand(newBundleClosureCommand())
-	cmd.AddCommand(newBundleDeltaCommand(), newBundleApplyCommand(), newBundleJoinCommand())
+	cmd.AddCommand(newBundleDeltaCommand(), newBundleApplyCommand(), newBundleSplitCommand(), newBundleJoinCommand())
 	return cmd
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -65,36 +66,22 @@ func TestDeltaApplyJoin(t *testing.T) {
 // splitBundle makes two parts of a small bundle.
 func splitBundle(t *testing.T, bundle string) []string {
 	t.Helper()
-	layout := filepath.Join(t.TempDir(), "oci")
-	if err := airgap.Unpack(t.Context(), bundle, airgap.UnpackOptions{Dir: layout}); err != nil {
-		t.Fatal(err)
-	}
 	info, err := os.Stat(bundle)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := airgap.Open(bundle)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	plan, err := airgap.NewPlan(airgap.Layout(layout), airgap.Selection{Sets: a.Sets(), Platform: *a.Images()[0].Platform})
-	if err != nil {
-		t.Fatal(err)
-	}
-	parts, err := airgap.Split(t.Context(), plan, filepath.Base(bundle), info.Size()-1, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
+	out, err := run("bundle", "split", bundle, "--size", fmt.Sprint(info.Size()-1), "--output-dir", dir)
 	var files []string
-	for i, p := range parts {
-		var b bytes.Buffer
-		if err := p.Write(t.Context(), &b); err != nil {
-			t.Fatal(err)
-		}
-		files = append(files, filepath.Join(t.TempDir(), airgap.PartName(filepath.Base(bundle), i+1, len(parts))))
-		if err := os.WriteFile(files[i], b.Bytes(), 0o600); err != nil {
-			t.Fatal(err)
+	for i := range 2 {
+		files = append(files, filepath.Join(dir, airgap.PartName(filepath.Base(bundle), i+1, 2)))
+	}
+	if err != nil || !strings.Contains(out, files[0]) || !strings.Contains(out, files[1]) {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for size, want := range map[string]string{"": "--size", "10": "at least", "1TB": "nothing is to be split"} {
+		if _, err := run("bundle", "split", bundle, "--size", size, "--output-dir", dir); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("--size %q: %v", size, err)
 		}
 	}
 	return files
