@@ -210,7 +210,7 @@ func TestHostileTemplates(t *testing.T) {
 		"includes itself":           {`{{ define "x" }}{{ include "x" . }}{{ end }}{{ include "x" . }}`, "nested reference"},
 		"calls itself":              {`{{ define "x" }}{{ template "x" . }}{{ end }}{{ template "x" . }}`, ""},
 		"tpl calls itself":          {`{{ define "x" }}{{ tpl "{{ include \"x\" . }}" . }}{{ end }}{{ include "x" . }}`, ""},
-		"ten to the twelfth":        {spread + `{{ $x := include "l12" . }}`, ""},
+		"ten to the twelfth":        {spread + `{{ $x := include "l12" . }}`, "did not end within 2s"},
 		"objects beyond the bound":  {`{{ range $i := until 3000 }}{{ "\n---\n" }}apiVersion: v1` + "\nkind: ConfigMap\nmetadata: {name: c}\ndata: {x: " + `{{ repeat 25000 "x" }}}{{ end }}`, ""},
 		"YAML's aliases of aliases": {strings.Replace(aliases("spec"), minimal, "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n", 1), "aliasing"},
 		"YAML without end":          {"apiVersion: v1\nkind: Pod\nspec: " + strings.Repeat("[", 100_000), ""},
@@ -223,14 +223,18 @@ func TestHostileTemplates(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			started := time.Now()
-			_, err := withTemplate(t, c.template).Render(t.Context(), Options{Time: 2 * time.Second, Memory: 256 << 20})
+			limit := 20 * time.Second
+			if strings.Contains(c.says, "2s") {
+				limit = 2 * time.Second
+			}
+			_, err := withTemplate(t, c.template).Render(t.Context(), Options{Time: limit, Memory: 256 << 20})
 			if err == nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v, want %q", err, c.says)
 			}
 			if err != nil && (len(err.Error()) > 3000 || strings.Contains(err.Error(), "goroutine")) {
 				t.Errorf("the error is %d bytes: %.300s", len(err.Error()), err)
 			}
-			if took := time.Since(started); took > 15*time.Second {
+			if took := time.Since(started); took > limit+10*time.Second {
 				t.Errorf("it took %s", took)
 			}
 		})

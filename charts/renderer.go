@@ -205,18 +205,35 @@ func merge(a, b map[string]any) map[string]any {
 
 func (r request) capabilities() (*chartutil.Capabilities, error) {
 	caps := chartutil.DefaultCapabilities.Copy()
-	if r.KubeVersion != "" {
+	version := or(r.KubeVersion, libraryVersion())
+	if version != "" {
 		// What a distribution appends to the version ("+rke2r1") is no part of it to Helm,
 		// but a cluster says it, and charts may look.
-		parsed, err := chartutil.ParseKubeVersion(r.KubeVersion)
+		parsed, err := chartutil.ParseKubeVersion(version)
 		if err != nil {
-			return nil, fmt.Errorf("version of Kubernetes %q: %w", r.KubeVersion, err)
+			return nil, fmt.Errorf("version of Kubernetes %q: %w", version, err)
 		}
 		caps.KubeVersion = *parsed
-		caps.KubeVersion.Version = "v" + strings.TrimPrefix(r.KubeVersion, "v")
+		caps.KubeVersion.Version = "v" + strings.TrimPrefix(version, "v")
 	}
 	caps.APIVersions = append(slices.Clone(caps.APIVersions), r.APIVersions...)
 	return caps, nil
+}
+
+// libraryVersion is the version of Kubernetes whose libraries this program has; "" if it
+// does not say.
+func libraryVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, m := range info.Deps {
+		if m.Path == "k8s.io/api" {
+			// v0.35.0 is of Kubernetes 1.35.0.
+			return strings.Replace(m.Version, "v0.", "v1.", 1)
+		}
+	}
+	return ""
 }
 
 // collect gives the objects of what was rendered: those of crds/, then those of the
