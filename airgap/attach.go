@@ -134,7 +134,7 @@ func (p *planner) unsigned() error {
 			continue
 		}
 		p.bare = append(p.bare, c.ref)
-		if !p.sel.AllowUnsigned {
+		if !p.sel.AllowUnsigned || p.sel.SignedOnly[c.ref] {
 			return fmt.Errorf("image %s (%s) has no signature, and nodes would refuse it: sign the layout first", c.ref, c.desc.Digest)
 		}
 	}

@@ -41,11 +41,22 @@ type Created struct {
 	List      string   `json:"list"` // the text file with its references
 	Platform  string   `json:"platform"`
 	Size      int64    `json:"size"`
-	SHA256    string   `json:"sha256"`
+	SHA256    string   `json:"sha256,omitempty"` // of File; "" if it was split
 	Images    []string `json:"images"`
 	Artifacts []string `json:"artifacts,omitempty"` // charts and files
 	Unsigned  []string `json:"unsigned,omitempty"`  // images without a signature
 	Kept      bool     `json:"kept"`                // it was there already
+	// Parts are the files that there are instead of File, if it was split; Size is then
+	// that of all.
+	Parts []CreatedPart `json:"parts,omitempty"`
+}
+
+// CreatedPart is one part of a bundle.
+type CreatedPart struct {
+	File   string `json:"file"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+	Kept   bool   `json:"kept"`
 }
 
 // BundleName is the base name of a set's bundle, without extension.
@@ -91,6 +102,9 @@ func Create(ctx context.Context, orders []Order, opt CreateOptions) ([]Created, 
 	if err != nil {
 		return nil, err
 	}
+	if opt.Split > 0 && ext != ".tar" {
+		return nil, errors.New("parts are plain tars: a split bundle has the format tar")
+	}
 	var plans []*Plan
 	for _, o := range orders { // all plans first: a fault shows before any writing
 		p, err := NewPlan(o.Source, o.Selection)
@@ -130,6 +144,9 @@ func (p *Plan) create(ctx context.Context, o Order, ext string, opt CreateOption
 		c.Artifacts = append(c.Artifacts, a.Ref)
 	}
 	sums := filepath.Join(opt.OutputDir, SumsName(o.Selection.Platform))
+	if opt.Split > 0 && p.Size > opt.Split {
+		return p.createParts(ctx, c, sums, opt)
+	}
 	if sum, ok := p.kept(c, sums); ok {
 		c.SHA256, c.Size, c.Kept = sum, p.Size, true
 		return c, nil
@@ -139,14 +156,51 @@ func (p *Plan) create(ctx context.Context, o Order, ext string, opt CreateOption
 		return c, err
 	}
 	c.SHA256, c.Size = sum.hex, sum.size
-	listSum, err := writeFile(c.List, int64(len(c.list())), func(w io.Writer) error {
-		_, err := io.WriteString(w, c.list())
-		return err
+	return c, c.writeList(sums, map[string]string{filepath.Base(c.File): c.SHA256})
+}
+
+// createParts makes the bundle in parts.
+func (p *Plan) createParts(ctx context.Context, c Created, sums string, opt CreateOptions) (Created, error) {
+	name := filepath.Base(c.File)
+	plans, err := Split(ctx, p, name, opt.Split, func(done, total int64) {
+		if opt.Progress != nil {
+			opt.Progress(name+" (reading)", done, total)
+		}
 	})
 	if err != nil {
 		return c, err
 	}
-	return c, UpdateSums(sums, map[string]string{filepath.Base(c.File): c.SHA256, filepath.Base(c.List): listSum.hex})
+	c.Kept = true
+	lines := map[string]string{}
+	for i, part := range plans {
+		one := c
+		one.File = filepath.Join(opt.OutputDir, PartName(name, i+1, len(plans)))
+		sum, kept := part.kept(one, sums)
+		if !kept {
+			made, err := part.writeTo(ctx, one.File, ".tar", opt.Progress)
+			if err != nil {
+				return c, err
+			}
+			sum, c.Kept = made.hex, false
+		}
+		lines[filepath.Base(one.File)] = sum
+		c.Parts = append(c.Parts, CreatedPart{File: one.File, Size: part.Size, SHA256: sum, Kept: kept})
+		c.Size += part.Size
+	}
+	return c, c.writeList(sums, lines)
+}
+
+// writeList writes the list of references, and sums of it and of files into sums.
+func (c Created) writeList(sums string, files map[string]string) error {
+	sum, err := writeFile(c.List, int64(len(c.list())), func(w io.Writer) error {
+		_, err := io.WriteString(w, c.list())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	files[filepath.Base(c.List)] = sum.hex
+	return UpdateSums(sums, files)
 }
 
 // list is the content of the text file with the bundle's references.

@@ -19,6 +19,8 @@ type Selection struct {
 	Platform v1.Platform
 	// AllowUnsigned takes images that have no signature, which nodes refuse by default.
 	AllowUnsigned bool
+	// SignedOnly names images that must have one all the same.
+	SignedOnly map[string]bool
 }
 
 // Plan is a bundle that has been decided on: all that is left is to copy blobs.
@@ -187,6 +189,9 @@ func (p *Plan) measure() error {
 	p.Size += trailer
 	return nil
 }
+
+// Blobs describes the bundle's blobs, each once, in its order.
+func (p *Plan) Blobs() []v1.Descriptor { return slices.Clone(p.blobs) }
 
 // References are the images' names, sorted.
 func (p *Plan) References() []string {

@@ -144,15 +144,15 @@ func (b *Bundle) Check() error {
 	if err := b.checkSources(); err != nil {
 		return err
 	}
-	if b.RequireSigned && len(b.Keys) == 0 {
-		return b.fault("requireSigned", "requireSigned needs keys: files of the public keys whose signatures count")
-	}
 	if _, err := ParseFormat(b.Format); err != nil {
 		return b.fault("format", "%v", err)
 	}
 	if b.Split != "" {
 		if _, err := ParseSize(b.Split); err != nil {
 			return b.fault("split", "%v", err)
+		}
+		if b.Format != "" && b.Format != "tar" {
+			return b.fault("split", "parts are plain tars: split goes with format tar")
 		}
 	}
 	if b.Empty() {
@@ -302,4 +302,15 @@ func ParseSize(s string) (int64, error) {
 		return 0, fmt.Errorf("size %q is out of range", s)
 	}
 	return int64(n), nil
+}
+
+// ParseFile reads a file as a command line has it: PATH, or NAME=PATH where it is to be
+// called otherwise in the bundle.
+func ParseFile(s string) File {
+	if to, from, ok := strings.Cut(s, "="); ok && to != "" && !strings.ContainsAny(to, " ") {
+		if _, err := os.Lstat(s); err != nil {
+			return File{Path: from, To: to}
+		}
+	}
+	return File{Path: s}
 }

@@ -53,12 +53,14 @@ type LockedAttachment struct {
 
 // LockedChart is a chart and the images that rendering it showed.
 type LockedChart struct {
-	Chart   string   `json:"chart"` // as it was asked for
-	Name    string   `json:"name"`
-	Version string   `json:"version"`
-	Digest  string   `json:"digest"` // of its archive
-	Size    int64    `json:"size"`
-	Images  []string `json:"images,omitempty"`
+	Chart   string `json:"chart"` // as it was asked for
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Source  string `json:"source"` // where it came from
+	// Manifest is the chart's as an OCI artifact.
+	Manifest v1.Descriptor      `json:"manifest"`
+	Images   []string           `json:"images,omitempty"`
+	Attached []LockedAttachment `json:"attached,omitempty"`
 }
 
 // LockedDigest is the digest of something on this machine: a file, or an image of a
@@ -112,6 +114,11 @@ func (l *Lock) check(file string) error {
 		}
 		return nil
 	}
+	for _, c := range l.Charts {
+		if err := bad("chart "+c.Chart, c.Manifest); err != nil {
+			return err
+		}
+	}
 	for _, i := range l.Images {
 		err := bad(i.Image, i.Root)
 		for p, d := range i.Manifests {
@@ -138,13 +145,15 @@ func (l *Lock) Bytes() ([]byte, error) {
 func (l *Lock) sort() {
 	slices.Sort(l.Platforms)
 	slices.SortFunc(l.Images, func(a, b LockedImage) int { return strings.Compare(a.Image, b.Image) })
+	key := func(a LockedAttachment) string { return a.Subject.Hex + a.Kind + a.Descriptor.Digest.Hex }
+	byKey := func(a, b LockedAttachment) int { return strings.Compare(key(a), key(b)) }
 	for i := range l.Images {
-		key := func(a LockedAttachment) string {
-			return a.Subject.Hex + a.Kind + a.Descriptor.Digest.Hex
-		}
-		slices.SortFunc(l.Images[i].Attached, func(a, b LockedAttachment) int { return strings.Compare(key(a), key(b)) })
+		slices.SortFunc(l.Images[i].Attached, byKey)
 	}
-	slices.SortFunc(l.Charts, func(a, b LockedChart) int { return strings.Compare(a.Chart+"\x00"+a.Digest, b.Chart+"\x00"+b.Digest) })
+	for i := range l.Charts {
+		slices.SortFunc(l.Charts[i].Attached, byKey)
+	}
+	slices.SortFunc(l.Charts, func(a, b LockedChart) int { return strings.Compare(a.Chart, b.Chart) })
 	slices.SortFunc(l.Content, func(a, b LockedDigest) int { return strings.Compare(a.What, b.What) })
 }
 
@@ -196,6 +205,15 @@ func (l *Lock) Image(ref string) (LockedImage, bool) {
 	return l.Images[i], true
 }
 
+// Chart finds a chart by what it was asked for as.
+func (l *Lock) Chart(asked string) (LockedChart, bool) {
+	i := slices.IndexFunc(l.Charts, func(c LockedChart) bool { return c.Chart == asked })
+	if i < 0 {
+		return LockedChart{}, false
+	}
+	return l.Charts[i], true
+}
+
 // Changes tells what differs between a lock and what is found now.
 func (l *Lock) Changes(now *Lock) []string {
 	var out []string
@@ -239,7 +257,7 @@ func (l *Lock) images() map[string]string {
 func (l *Lock) charts() map[string]string {
 	out := map[string]string{}
 	for _, c := range l.Charts {
-		out[c.Chart] = fmt.Sprintf("%s %s %s, %d images", c.Name, c.Version, c.Digest, len(c.Images))
+		out[c.Chart] = fmt.Sprintf("%s %s %s", c.Name, c.Version, c.Manifest.Digest)
 	}
 	return out
 }

@@ -33,9 +33,10 @@ type Bundle struct {
 	Charts []Chart `yaml:"charts" json:"charts,omitempty"`
 	// Files are plain files and folders that are carried along.
 	Files []File `yaml:"files" json:"files,omitempty"`
-	// RequireSigned makes an image without a signature of one of the keys an error.
+	// RequireSigned makes an image without a signature of a trusted key an error.
 	RequireSigned bool `yaml:"requireSigned" json:"requireSigned,omitempty"`
-	// Keys are files of public keys (PEM) whose signatures count.
+	// Keys are files of public keys (PEM) to trust; the release's and the host's if there
+	// are none.
 	Keys []string `yaml:"keys" json:"keys,omitempty"`
 	// Format of the bundles: tar (default), tar.zst or tar.gz.
 	Format string `yaml:"format" json:"format,omitempty" jsonschema:"enum=tar,enum=tar.zst,enum=tar.gz"`
@@ -88,6 +89,8 @@ type Chart struct {
 	APIVersions []string `yaml:"apiVersions" json:"apiVersions,omitempty"`
 	// Images that the chart needs and that rendering does not show.
 	Images []string `yaml:"images" json:"images,omitempty"`
+	// PossibleImages takes images too that the chart names where they need not be used.
+	PossibleImages bool `yaml:"possibleImages" json:"possibleImages,omitempty"`
 	// Registry and path under which the bundle names the chart; oci://REGISTRY/PATH. Where
 	// it came from if empty.
 	Registry string `yaml:"registry" json:"registry,omitempty"`

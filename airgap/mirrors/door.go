@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -237,4 +239,55 @@ func (r *Repository) FetchBlob(ctx context.Context, d v1.Descriptor, f *os.File,
 		return repo.FetchBlob(ctx, d, f, count)
 	})
 	return err
+}
+
+// Prefer is the repository with one endpoint asked before the others.
+func (r *Repository) Prefer(e Endpoint) *Repository {
+	out := &Repository{door: r.door, name: r.name}
+	for _, o := range r.at {
+		if o.is(e) {
+			out.at = append([]*opened{o}, out.at...)
+		} else {
+			out.at = append(out.at, o)
+		}
+	}
+	return out
+}
+
+// Only is the repository at one endpoint alone.
+func (r *Repository) Only(e Endpoint) *Repository {
+	out := r.Prefer(e)
+	out.at = out.at[:min(1, len(out.at))]
+	return out
+}
+
+func (o *opened) is(e Endpoint) bool {
+	return o.Scheme == e.Scheme && o.Host == e.Host && o.Base == e.Base && o.Repository == e.Repository
+}
+
+// Tags lists the tags of the first endpoint that answers.
+func (r *Repository) Tags(ctx context.Context) (out []string, err error) {
+	_, err = r.each(ctx, func(repo *registry.Repository) (err error) {
+		out, err = repo.Tags(ctx)
+		return err
+	})
+	return out, err
+}
+
+// Get opens a URL that is no registry's, such as a chart repository's index, with what
+// the configuration says of its host. The caller closes it.
+func (d *Door) Get(ctx context.Context, from string) (io.ReadCloser, error) {
+	u, err := url.Parse(from)
+	if err != nil {
+		return nil, fmt.Errorf("fetching %s: %w", from, err)
+	}
+	e := Endpoint{Host: u.Host, Base: "/v2"}
+	if h, ok := lookUp(d.config.Configs, canonical(u.Host)); ok {
+		e.Auth, e.TLS = h.Auth, h.TLS
+	}
+	c, err := d.client(e)
+	if err != nil {
+		return nil, err
+	}
+	return c.Get(ctx, from)
 }

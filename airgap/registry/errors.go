@@ -53,7 +53,7 @@ func (s Settings) advice(registry string) advice {
 	return advice{
 		authority: "name that authority's certificate as " + at("tls.ca_file"),
 		client:    at("tls.cert_file") + " and key_file",
-		plain:     "give it an endpoint that begins with http:// in " + s.File + " if that is meant",
+		plain:     "pass --plain-http, or give it an endpoint that begins with http:// in " + s.File + ", if that is meant",
 		login:     "set " + at("auth") + ", or log in with docker login " + registry,
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -154,4 +155,57 @@ func (r *Repository) at(reference string) string {
 func digest(data []byte) v1.Hash {
 	sum := sha256.Sum256(data)
 	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
+}
+
+// Tags lists the repository's tags, in the registry's order.
+func (r *Repository) Tags(ctx context.Context) ([]string, error) {
+	var out []string
+	next := r.url("tags/list")
+	for range maxPages {
+		var page struct {
+			Tags []string `json:"tags"`
+		}
+		err := r.c.retry(ctx, "listing the tags of "+r.name.Name(), func() (err error) {
+			next, err = r.page(ctx, next, &page)
+			return err
+		})
+		if err != nil {
+			return nil, r.explain("listing the tags of", err)
+		}
+		if out = append(out, page.Tags...); next == nil {
+			return out, nil
+		}
+	}
+	return nil, fmt.Errorf("listing the tags of %s: more than %d pages", r.name.Name(), maxPages)
+}
+
+// page reads one page of a list, and tells where it goes on; at is returned with an error.
+func (r *Repository) page(ctx context.Context, at *url.URL, into any) (*url.URL, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
+	if err != nil {
+		return at, err
+	}
+	resp, err := r.http.Do(req)
+	if err != nil {
+		return at, err
+	}
+	defer resp.Body.Close()
+	if err := check(resp, http.StatusOK); err != nil {
+		return at, err
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
+	if err != nil {
+		return at, err
+	}
+	if len(data) > maxManifest {
+		return at, final{fmt.Errorf("the list has more than %d bytes", maxManifest)}
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return at, final{fmt.Errorf("the list: %w", err)}
+	}
+	next, err := following(resp)
+	if err != nil {
+		return at, err
+	}
+	return next, nil
 }

@@ -98,13 +98,24 @@ func (r *Repository) referrersPage(ctx context.Context, at *url.URL) ([]v1.Descr
 	if err != nil {
 		return nil, at, false, nil // some answer anything with a page of theirs
 	}
-	var next *url.URL
-	if m := nextPage.FindStringSubmatch(resp.Header.Get("Link")); m != nil {
-		if next, err = resp.Request.URL.Parse(m[1]); err != nil {
-			return nil, at, false, final{fmt.Errorf("where the list of referrers goes on: %w", err)}
-		}
+	next, err := following(resp)
+	if err != nil {
+		return nil, at, false, err
 	}
 	return page, next, true, nil
+}
+
+// following is where a list goes on; nil at its end.
+func following(resp *http.Response) (*url.URL, error) {
+	m := nextPage.FindStringSubmatch(resp.Header.Get("Link"))
+	if m == nil {
+		return nil, nil
+	}
+	next, err := resp.Request.URL.Parse(m[1])
+	if err != nil {
+		return nil, final{fmt.Errorf("where the list goes on: %w", err)}
+	}
+	return next, nil
 }
 
 func parseReferrers(data []byte) ([]v1.Descriptor, error) {
