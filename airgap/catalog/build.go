@@ -100,8 +100,8 @@ func (b *builder) item(g *group) (Item, error) {
 	for _, f := range g.all {
 		i := slices.IndexFunc(good, func(o found) bool { return o.desc.Digest == f.desc.Digest })
 		if i >= 0 {
-			if good[i].index != f.index {
-				good[i].index = v1.Hash{} // files disagree: neither index is the name's
+			if good[i].index == (v1.Hash{}) {
+				good[i].index = f.index // a bundle names the manifest, the layout its index
 			}
 			item.Files = include(item.Files, f.in.file())
 			continue

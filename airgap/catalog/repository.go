@@ -146,13 +146,14 @@ type Content struct {
 	Data []byte
 	Size int64
 	From string // the archive or layout
+	ID   string // of the file in its present state, as in Identities
 }
 
 // Open opens a blob for sending. It is for catalogs that were opened with a folder to
 // unpack compressed archives into.
 func (c *Catalog) Open(h v1.Hash) (Content, error) {
 	if data, ok := c.memory[h]; ok {
-		return Content{Data: data, Size: int64(len(data))}, nil
+		return Content{Data: data, Size: int64(len(data)), From: "memory", ID: "memory"}, nil
 	}
 	s, size := c.holder(h)
 	p, ok := s.(placed)
@@ -160,7 +161,16 @@ func (c *Catalog) Open(h v1.Hash) (Content, error) {
 		return Content{}, fmt.Errorf("blob %s is in no file that can be read anywhere", h)
 	}
 	f, err := p.place(h)
-	return Content{File: f, Size: size, From: s.file()}, err
+	return Content{File: f, Size: size, From: s.file(), ID: s.identity()}, err
+}
+
+// Identities are those of the files as they were when they were opened.
+func (c *Catalog) Identities() []string {
+	var out []string
+	for _, s := range c.stores {
+		out = append(out, s.identity())
+	}
+	return out
 }
 
 // Summary says in a line how much is in the catalog.

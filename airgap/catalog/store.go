@@ -17,6 +17,7 @@ import (
 // store is an open archive or layout.
 type store interface {
 	file() string
+	identity() string
 	list(ctx context.Context) ([]found, []airgap.Attachment, error)
 	size(v1.Hash) (int64, bool)
 	open(v1.Hash) (io.ReadCloser, error)
@@ -46,7 +47,7 @@ type found struct {
 
 func openStore(path string, opt Options) (store, error) {
 	if isLayout(path) {
-		return &layout{dir: airgap.Layout(path)}, nil
+		return &layout{airgap.Layout(path), Identity(path)}, nil
 	}
 	a, err := airgap.Open(path)
 	if err != nil {
@@ -56,7 +57,7 @@ func openStore(path string, opt Options) (store, error) {
 		return nil, errors.Join(fmt.Errorf("reading bundle %s: a legacy docker-archive carries no manifests and no signatures: "+
 			"load it into a registry or a daemon, and save it as an OCI archive", path), a.Close())
 	}
-	s := &archive{a: a, progress: opt.Progress}
+	s := &archive{a: a, id: Identity(path), progress: opt.Progress}
 	switch {
 	case a.Compression() == "none":
 		return &plain{s}, nil
@@ -73,10 +74,13 @@ func openStore(path string, opt Options) (store, error) {
 // archive is what plain and compressed archives have in common.
 type archive struct {
 	a        *airgap.Archive
+	id       string
 	progress func(what, file string, done, total int64)
 }
 
 func (s *archive) file() string { return s.a.Path() }
+
+func (s *archive) identity() string { return s.id }
 
 func (s *archive) Close() error { return s.a.Close() }
 
@@ -142,9 +146,14 @@ func (s *compressed) walk(ctx context.Context, want func(v1.Hash) bool, fn func(
 }
 
 // layout is an OCI image layout in a folder.
-type layout struct{ dir airgap.Layout }
+type layout struct {
+	dir airgap.Layout
+	id  string
+}
 
 func (l *layout) file() string { return string(l.dir) }
+
+func (l *layout) identity() string { return l.id }
 
 func (l *layout) Close() error { return nil }
 

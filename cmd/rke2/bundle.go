@@ -34,7 +34,7 @@ tools read it too.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.AddCommand(newBundleAirgapCommand(), newBundleInspectCommand(), newBundleVerifyCommand(), newBundleUnpackCommand(),
-		newBundleListCommand(), newBundleExtractCommand(), newBundlePushCommand())
+		newBundleListCommand(), newBundleExtractCommand(), newBundlePushCommand(), newBundleServeCommand())
 	cmd.AddCommand(newBundleClosureCommand())
 	cmd.AddCommand(newBundleDeltaCommand(), newBundleApplyCommand(), newBundleSplitCommand(), newBundleJoinCommand())
 	return cmd
