@@ -66,7 +66,11 @@ func (l *layouter) copy(from, name string, mode fs.FileMode) error {
 // link places a product that is only ever replaced as a whole: its bytes are shared.
 // Where that can't be, on another file system, it is copied.
 func (l *layouter) link(from, name string) error {
-	err := os.Link(from, filepath.Join(l.dir, name))
+	from, err := filepath.EvalSymlinks(from)
+	if err != nil {
+		return err
+	}
+	err = os.Link(from, filepath.Join(l.dir, name))
 	if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EMLINK) {
 		return l.copy(from, name, 0o644)
 	}

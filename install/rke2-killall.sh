@@ -154,8 +154,8 @@ plain() {
 # in_fstab POINT, in the kernel's form, which is fstab's too.
 in_fstab() {
   [ -r /etc/fstab ] || return 1
-  while read -r _ point _; do
-    [ "$point" != "$1" ] || return 0
+  while read -r _ entry _; do
+    [ "$entry" != "$1" ] || return 0
   done </etc/fstab
   return 1
 }
