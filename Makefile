@@ -36,7 +36,7 @@ OWN_PROGRAMS := $(sort $(dir $(shell find images -mindepth 2 -name '*_test.go' -
 
 # What the two programs are linked from, so that nothing changed is nothing done. Files
 # that tests alone read are left out.
-SOURCES := go.mod go.sum Makefile $(shell find cmd airgap runtime build images/*.go -type f \
+SOURCES := go.mod go.sum Makefile $(shell find cmd airgap runtime build $(wildcard charts install) images/*.go -type f \
   -not -name '*_test.go' -not -path '*/testdata/*' -not -name '*.md')
 
 # The node binary of this machine, and those of other architectures beside it.
@@ -55,6 +55,10 @@ airgap: runtime-image $(HOST_NODE) $(NODES) ## The main job: images, node binary
 	  $(HOST_NODE) bundle airgap --layout $(DIST)/oci $(SETS:%=--set %) --platform linux/$$arch --output-dir $(DIST) && \
 	  $(HOST_NODE) bundle verify $(SETS:%=$(DIST)/rke2-images-%.linux-$$arch.tar) || exit 1; \
 	done
+
+.PHONY: release
+release: airgap ## The drop-in artifacts: binary tarballs, image sets, signed sums, SBOMs, install.sh (dist/release)
+	$(RKE2_BUILD) drop-in --dist $(DIST)
 
 .PHONY: rke2-build
 rke2-build: $(RKE2_BUILD) ## The build tool (dist/rke2-build)
