@@ -38,6 +38,11 @@ type AttestationInfo struct {
 	Key           string `json:"key,omitempty"`    // that signed it, if Verified
 	KeyID         string `json:"keyID,omitempty"`  // hex SHA-256 of the SubjectPublicKeyInfo
 	Reason        string `json:"reason,omitempty"` // why it is not Verified
+	// Packages and Files are the numbers of what a Verified SPDX document lists.
+	Packages int `json:"packages,omitempty"`
+	Files    int `json:"files,omitempty"`
+	// Absent: it is in what a delta was made from.
+	Absent bool `json:"absent,omitempty"`
 }
 
 // sealed is an attestation that has not been opened.
@@ -52,6 +57,10 @@ func (a *Archive) envelopes(img Image) ([]sealed, error) {
 	var out []sealed
 	for _, at := range a.attached {
 		if at.kind != KindAttestations || at.subject == (v1.Hash{}) || at.subject != img.Desc.Digest && at.subject != img.Index {
+			continue
+		}
+		if _, elsewhere := a.absent[at.desc.Digest]; elsewhere {
+			out = append(out, sealed{at.subject, at.desc, ""})
 			continue
 		}
 		m, _, err := a.manifest(at.desc.Digest)
@@ -137,6 +146,10 @@ func (a *Archive) attestations(ctx context.Context, images []Image, policy trust
 		out[i] = make([]AttestationInfo, len(found))
 		for j, s := range found {
 			out[i][j] = AttestationInfo{PredicateType: s.claimed, Digest: s.desc.Digest.String(), Size: s.desc.Size}
+			if _, elsewhere := a.absent[s.desc.Digest]; elsewhere {
+				out[i][j].Absent, out[i][j].Reason = true, "it is not here: what the delta was made from has it"
+				continue
+			}
 			key := id{s.subject, s.desc.Digest}
 			if places[key] == nil {
 				all = append(all, s)
@@ -156,6 +169,9 @@ func (a *Archive) attestations(ctx context.Context, images []Image, policy trust
 			}
 			info.PredicateType, info.Verified = att.Statement().PredicateType, true
 			info.Key, info.KeyID = att.Key().String(), att.Key().ID()
+			if doc, err := parseSPDX(att.Statement().Predicate); info.PredicateType == PredicateSPDX && err == nil {
+				info.Packages, info.Files = len(doc.Packages), len(doc.Files)
+			}
 		}
 		return nil
 	})

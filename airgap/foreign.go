@@ -78,7 +78,7 @@ func (f *foreign) add(d v1.Descriptor) error {
 		named = d.Annotations[AnnotationRefName]
 	}
 	kind := d.Annotations[AnnotationKind]
-	if kind == KindSignatures || kind == KindAttestations {
+	if isAttachment(kind) {
 		// Without a subject (cosign save) it is about the layout's one image.
 		subject, _ := v1.NewHash(d.Annotations[AnnotationSigns])
 		f.pending = append(f.pending, attachment{kind, subject, bare(d)})

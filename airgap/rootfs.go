@@ -20,6 +20,7 @@ type stored struct {
 	entry
 	digest v1.Hash // zero in a legacy docker-archive
 	diffID string  // of the uncompressed layer; empty if the config does not say
+	absent bool    // it is not in this archive
 }
 
 // label names the layer in messages.
@@ -50,7 +51,17 @@ func (a *Archive) config(img Image) (*v1.ConfigFile, error) {
 	return cfg, nil
 }
 
-// stored lists an image's layers, the lowest first. One that is not here is an error.
+// here is an error if a layer is absent.
+func here(layers []stored) error {
+	for i, l := range layers {
+		if l.absent {
+			return fmt.Errorf("layer %d of %d (%s): %w", i+1, len(layers), l.digest, ErrNotFound)
+		}
+	}
+	return nil
+}
+
+// stored lists an image's layers, the lowest first.
 func (a *Archive) stored(img Image) ([]stored, error) {
 	cfg, err := a.config(img)
 	if err != nil {
@@ -66,12 +77,9 @@ func (a *Archive) stored(img Image) ([]stored, error) {
 		if err != nil {
 			return nil, err
 		}
-		for i, l := range m.Layers {
+		for _, l := range m.Layers {
 			e, ok := a.blobs[l.Digest]
-			if !ok {
-				return nil, fmt.Errorf("layer %d of %d (%s): %w", i+1, len(m.Layers), l.Digest, ErrNotFound)
-			}
-			out = append(out, stored{entry: e, digest: l.Digest})
+			out = append(out, stored{entry: e, digest: l.Digest, absent: !ok})
 		}
 	}
 	ids := cfg.RootFS.DiffIDs
@@ -150,6 +158,9 @@ type listing map[string][]layer.Entry
 
 // listLayers reads layers to their ends and lists them. progress is told the stored bytes.
 func (a *Archive) listLayers(ctx context.Context, layers []stored, sums bool, progress func(n int)) (listing, error) {
+	if err := here(layers); err != nil {
+		return nil, err
+	}
 	out := listing{}
 	var mu sync.Mutex
 	var budget layer.Budget

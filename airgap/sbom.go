@@ -97,6 +97,9 @@ func (a *Archive) sboms(ctx context.Context, opt SBOMOptions) ([]SBOM, error) {
 			return nil, err
 		}
 		for _, s := range found {
+			if _, elsewhere := a.absent[s.desc.Digest]; elsewhere {
+				continue
+			}
 			// One without a label may state anything.
 			if s.claimed == PredicateSPDX || s.claimed == "" {
 				all = append(all, s)

@@ -1,19 +1,25 @@
 package airgap
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"runtime"
 	"slices"
-	"sync"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/rancher/rke2/airgap/trust"
+)
+
+// Requirement is what every image must come with to be right.
+type Requirement string
+
+// The requirements.
+const (
+	RequireSignature  Requirement = "signature"  // by a trusted key, on this image under this name
+	RequireSBOM       Requirement = "SBOM"       // an SPDX document, signed
+	RequireProvenance Requirement = "provenance" // SLSA provenance, signed
 )
 
 // VerifyOptions says what a bundle is held against.
@@ -23,8 +29,23 @@ type VerifyOptions struct {
 	// Release lists, by set, the references that the release has. If an archive holds
 	// any image of the policy's pins, it must hold all of the sets it belongs to.
 	Release map[string][]string
+	// Require is what images must come with; nil: a signature, for charts and files too.
+	Require []Requirement
+	// Unsigned accepts what has no signature at all, and legacy docker-archives, where
+	// none can be. A signature or attestation that is there must be right all the same.
+	Unsigned bool
+	// Contents unpacks every layer, in memory, and holds it against what its image's
+	// config says: digest, names and sizes.
+	Contents bool
 	// Progress is told the bytes verified so far, from several goroutines in turn.
 	Progress func(done, total int64)
+}
+
+func (o VerifyOptions) requires(r Requirement) bool {
+	if o.Require == nil {
+		return r == RequireSignature && !o.Unsigned
+	}
+	return slices.Contains(o.Require, r)
 }
 
 // Fault is one thing that is wrong with an archive.
@@ -37,117 +58,108 @@ func (f Fault) String() string { return f.Subject + ": " + f.Problem }
 
 // Verification is the outcome of Verify, as `rke2 bundle verify -o json` prints it.
 type Verification struct {
-	File   string      `json:"file"`
-	OK     bool        `json:"ok"`
-	Images []ImageInfo `json:"images,omitempty"`
-	Blobs  int         `json:"blobs"`
-	Bytes  int64       `json:"bytes"` // of blobs, all read and hashed
-	Faults []Fault     `json:"faults,omitempty"`
+	File      string         `json:"file"`
+	OK        bool           `json:"ok"`
+	Partial   *Partial       `json:"partial,omitempty"` // what it is a part of
+	Images    []ImageInfo    `json:"images,omitempty"`
+	Artifacts []ArtifactInfo `json:"artifacts,omitempty"`
+	Blobs     int            `json:"blobs"`
+	Bytes     int64          `json:"bytes"`            // of blobs, all read and hashed
+	Layers    int            `json:"layers,omitempty"` // unpacked, with Contents
+	Faults    []Fault        `json:"faults,omitempty"`
 }
 
-// Verify reads an archive whole: its structure, each blob's digest, each image's
-// signatures and attestations. What is wrong with the archive is in the Verification; the error is
-// for what kept Verify from finding out, such as a cancelled context.
+func (v *Verification) fault(subject string, err error) {
+	v.Faults = append(v.Faults, Fault{subject, err.Error()})
+}
+
+// Verify opens an archive and verifies it. What keeps it from being opened is a fault.
 func Verify(ctx context.Context, file string, opt VerifyOptions) (Verification, error) {
-	out := Verification{File: file}
-	fault := func(subject string, err error) { out.Faults = append(out.Faults, Fault{subject, err.Error()}) }
 	a, err := open(file)
 	if err != nil {
-		fault(file, err)
+		out := Verification{File: file}
+		out.fault(file, err)
 		return out, nil
 	}
 	defer a.Close()
-	if a.format == FormatDockerArchive {
-		fault(file, errors.New("a legacy docker-archive carries no manifests and no signatures, so nothing in it can be verified"))
+	return a.Verify(ctx, opt)
+}
+
+// Verify reads an archive whole: its structure, each blob's digest, each image's
+// signatures and attestations. What is wrong with the archive is in the Verification; the
+// error is for what kept Verify from finding out, such as a cancelled context.
+func (a *Archive) Verify(ctx context.Context, opt VerifyOptions) (Verification, error) {
+	out := Verification{File: a.file}
+	if p, ok := a.Partial(); ok {
+		out.Partial = &p
+	}
+	if a.format == FormatDockerArchive && !opt.Unsigned {
+		out.fault(a.file, errors.New("a legacy docker-archive carries no manifests and no signatures, so nothing in it can be verified"))
 		return out, nil
 	}
-	total := int64(0)
 	if a.comp != plain {
 		// One pass verifies every blob, and can't go on after the first fault.
 		if err := a.read(ctx, opt.Progress); err != nil {
 			if ctx.Err() != nil {
 				return out, ctx.Err()
 			}
-			fault(file, err)
+			out.fault(a.file, err)
 			return out, nil
 		}
 	}
-	for _, e := range a.blobs {
-		total += e.size
-	}
-	out.Blobs, out.Bytes = len(a.blobs), total
-	bad, err := a.verifyBlobs(ctx, total, opt.Progress)
-	if err != nil {
+	if err := a.verifyBytes(ctx, &out, opt); err != nil {
 		return out, err
-	}
-	for _, f := range bad {
-		h, _ := v1.NewHash(f.Subject)
-		f.Subject = a.part(h)
-		out.Faults = append(out.Faults, f)
 	}
 	ins, err := a.Inspect(opt.Policy)
 	if err != nil {
-		fault(file, err)
+		out.fault(a.file, err)
 		return out, nil
 	}
-	out.Images = ins.Images
+	out.Images, out.Artifacts = ins.Images, ins.Artifacts
 	for _, img := range ins.Images {
-		if img.Signature.State != SigVerified {
-			fault(img.Names[0], errors.New(img.Signature.Reason))
-		}
-		for _, att := range img.Attestations {
-			if !att.Verified {
-				fault(img.Names[0], fmt.Errorf("its attestation %s: %s", att.Label(), att.Reason))
-			}
-		}
+		opt.judge(&out, img)
+	}
+	for _, art := range ins.Artifacts {
+		opt.judgeSignature(&out, art.Ref, art.Signature)
 	}
 	for _, ref := range missing(a.images, a.Sets(), opt) {
-		fault(ref, fmt.Errorf("this release has it in the set, and the bundle does not"))
+		out.fault(ref, fmt.Errorf("this release has it in the set, and the bundle does not"))
 	}
 	out.OK = len(out.Faults) == 0
 	return out, nil
 }
 
-// verifyBlobs hashes every blob of a plain archive and reports each that is wrong.
-func (a *Archive) verifyBlobs(ctx context.Context, total int64, progress func(done, total int64)) ([]Fault, error) {
-	if a.comp != plain {
-		return nil, nil
-	}
-	var mu sync.Mutex
-	var faults []Fault
-	var done int64
-	var g errgroup.Group
-	g.SetLimit(min(4, runtime.GOMAXPROCS(0)))
-	for _, h := range a.order {
-		if ctx.Err() != nil {
-			break
-		}
-		g.Go(func() error {
-			e := a.blobs[h]
-			r := verify(cancelable{ctx, io.NewSectionReader(a.f, e.off, e.size)}, h, e.size)
-			_, err := io.CopyBuffer(struct{ io.Writer }{counting(func(n int) {
-				if progress == nil {
-					return
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				done += int64(n)
-				progress(done, total)
-			})}, r, make([]byte, 1<<20))
-			if err == nil || ctx.Err() != nil {
-				return ctx.Err()
+// judge notes what an image lacks.
+func (o VerifyOptions) judge(out *Verification, img ImageInfo) {
+	o.judgeSignature(out, img.Names[0], img.Signature)
+	found := map[Requirement]bool{}
+	for _, att := range img.Attestations {
+		switch {
+		case att.Absent:
+		case !att.Verified:
+			if !o.Unsigned || len(o.Policy.ReleaseKeys)+len(o.Policy.OperatorKeys) > 0 {
+				out.fault(img.Names[0], fmt.Errorf("its attestation %s: %s", att.Label(), att.Reason))
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			faults = append(faults, Fault{h.String(), err.Error()})
-			return nil
-		})
+		case att.PredicateType == PredicateSPDX:
+			found[RequireSBOM] = true
+		case strings.HasPrefix(att.PredicateType, "https://slsa.dev/provenance/"):
+			found[RequireProvenance] = true
+		}
 	}
-	if err := g.Wait(); err != nil {
-		return nil, err // of the context
+	for _, r := range []Requirement{RequireSBOM, RequireProvenance} {
+		if o.requires(r) && !found[r] {
+			out.fault(img.Names[0], fmt.Errorf("it has no %s that a trusted key signed, which is required", r))
+		}
 	}
-	slices.SortFunc(faults, func(x, y Fault) int { return cmp.Compare(x.Subject, y.Subject) })
-	return faults, ctx.Err()
+}
+
+func (o VerifyOptions) judgeSignature(out *Verification, name string, s SigInfo) {
+	switch {
+	case s.State == SigVerified:
+	case o.Unsigned && (s.State == SigNone || s.State == SigUnverifiable):
+	default:
+		out.fault(name, errors.New(s.Reason))
+	}
 }
 
 // part says for a person what a blob is.

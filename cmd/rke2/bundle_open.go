@@ -2,32 +2,46 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/rancher/rke2/airgap"
 )
 
-// eachArchive opens archives, one after another, and gives each to fn.
-func eachArchive(files []string, fn func(*airgap.Archive) error) error {
-	for _, f := range files {
-		a, err := airgap.Open(f)
-		if err != nil {
+// eachArchive opens archives and gives each to fn, in order: the parts of one bundle,
+// if all are there, as that bundle; a part on its own, as far as it goes.
+func eachArchive(files []string, fn func(*airgap.Archive) error) (err error) {
+	set, err := airgap.OpenSet(files...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, set.Close()) }()
+	for _, a := range set.Archives {
+		if err := fn(a); err != nil {
 			return err
 		}
-		if err := errors.Join(fn(a), a.Close()); err != nil {
+	}
+	for _, l := range set.Loose {
+		if err := fn(l.Archive); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// openOne opens what must be one archive.
+// openOne opens what must be one archive, or the parts of one.
 func openOne(files []string) (*airgap.Archive, func() error, error) {
-	if len(files) != 1 {
-		return nil, nil, errors.New("give one bundle")
-	}
-	a, err := airgap.Open(files[0])
+	set, err := airgap.OpenSet(files...)
 	if err != nil {
 		return nil, nil, err
 	}
-	return a, a.Close, nil
+	switch {
+	case len(set.Archives)+len(set.Loose) > 1:
+		err = fmt.Errorf("%d files that are not the parts of one bundle: give one bundle", len(files))
+	case len(set.Loose) == 1:
+		// It may have what is wanted of it.
+		return set.Loose[0].Archive, set.Close, nil
+	default:
+		return set.Archives[0], set.Close, nil
+	}
+	return nil, nil, errors.Join(err, set.Close())
 }

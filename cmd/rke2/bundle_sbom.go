@@ -49,16 +49,13 @@ func (s *sbomFlags) print(cmd *cobra.Command, files []string, policy trust.Polic
 	ctx, stop := bundleContext(cmd)
 	defer stop()
 	var all []airgap.SBOM
-	for _, f := range files {
-		a, err := airgap.Open(f)
-		if err != nil {
-			return err
-		}
+	err := eachArchive(files, func(a *airgap.Archive) error {
 		found, err := a.SBOMs(ctx, airgap.SBOMOptions{Policy: policy, Image: s.image, Unverified: s.unverified})
-		if err := errors.Join(err, a.Close()); err != nil {
-			return err
-		}
 		all = append(all, found...)
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	for _, b := range all {
 		if b.Unverified != "" {
