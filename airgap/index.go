@@ -202,12 +202,6 @@ func (p *indexParser) artifact(d v1.Descriptor) error {
 	return nil
 }
 
-// bundleImages is bundleContents' images and attachments.
-func bundleImages(idx *v1.IndexManifest) ([]Image, []attachment, error) {
-	c, err := bundleContents(idx)
-	return c.images, c.attached, err
-}
-
 // bare is the descriptor without what index.json says about it beside its bytes.
 func bare(d v1.Descriptor) v1.Descriptor {
 	return v1.Descriptor{MediaType: d.MediaType, Size: d.Size, Digest: d.Digest, Platform: d.Platform}
