@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -82,14 +83,42 @@ func serve(in io.Reader, out io.Writer) error {
 
 // confine bounds this process for good: it ends by itself, also without its parent.
 func confine(r request) error {
-	debug.SetMemoryLimit(r.Memory / 4 * 3)
+	// Not a soft limit: near it, the collector would take all the time that is left.
+	debug.SetGCPercent(50)
 	debug.SetMaxStack(int(min(r.Memory/4, 256<<20)))
-	for what, limit := range map[int]uint64{unix.RLIMIT_DATA: uint64(r.Memory), unix.RLIMIT_CPU: uint64(r.Seconds) * 2, unix.RLIMIT_FSIZE: 0, unix.RLIMIT_CORE: 0} {
-		if err := unix.Setrlimit(what, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+	// RLIMIT_DATA alone lets one allocation through that goes far beyond it, as Go maps
+	// memory over a reservation that was there. What is reserved counts to RLIMIT_AS.
+	reserved, err := addressSpace()
+	if err != nil {
+		return fmt.Errorf("bounding the renderer: %w", err)
+	}
+	const stacks = 128 << 20 // of threads that are yet to come
+	for _, l := range []struct {
+		what  int
+		limit uint64
+	}{
+		{unix.RLIMIT_AS, reserved + uint64(r.Memory) + stacks},
+		{unix.RLIMIT_DATA, uint64(r.Memory) + stacks},
+		{unix.RLIMIT_CPU, uint64(r.Seconds) * 2},
+		{unix.RLIMIT_FSIZE, 0},
+		{unix.RLIMIT_CORE, 0},
+	} {
+		if err := unix.Setrlimit(l.what, &unix.Rlimit{Cur: l.limit, Max: l.limit}); err != nil {
 			return fmt.Errorf("bounding the renderer: %w", err)
 		}
 	}
 	return nil
+}
+
+// addressSpace is how many bytes of addresses this process has taken.
+func addressSpace() (uint64, error) {
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, err
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	pages, err := strconv.ParseUint(first, 10, 64)
+	return pages * uint64(os.Getpagesize()), err
 }
 
 // shorten keeps an error readable: a template's may quote all of its input.
