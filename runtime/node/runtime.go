@@ -84,7 +84,11 @@ func fromBundle(ctx context.Context, c config.Config, policy trust.Policy, folde
 		layers = append(layers, blobLayer{desc: desc, open: func() (io.ReadCloser, error) { return shelf.open(desc, what) }})
 	}
 	root, err := stage.Runtime(ctx, c.DataDir, admitted, layers)
-	if err != nil {
+	var absent *absentError
+	switch {
+	case errors.As(err, &absent):
+		return root, fmt.Errorf("the runtime image in %s is not complete: %w", found.File.Path, absent)
+	case err != nil:
 		return root, refuse(err)
 	}
 	logStaged(root, admitted, log)

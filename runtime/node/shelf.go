@@ -45,11 +45,28 @@ func (s shelf) open(desc v1.Descriptor, what string) (io.ReadCloser, error) {
 	if stored != nil || err != nil {
 		return stored, err
 	}
-	err = fmt.Errorf("%s (%s, %d bytes) is in no bundle and not in containerd", what, desc.Digest, desc.Size)
-	if missing := s.folder.Missing(s.archive); missing != nil {
-		err = fmt.Errorf("%w: %w: copy what is missing into %s", err, missing, s.folder.Dir)
+	return nil, &absentError{
+		layer: desc, what: what, dir: s.folder.Dir, missing: s.folder.Missing(s.archive), unreadable: unreadable,
 	}
-	return nil, errors.Join(err, unreadable)
+}
+
+// absentError says that a layer is nowhere, and what would bring it.
+type absentError struct {
+	layer      v1.Descriptor
+	what, dir  string
+	missing    *airgap.IncompleteError // nil if the folder has all that is known of
+	unreadable error                   // of bundles that might have it
+}
+
+func (e *absentError) Error() string {
+	text := fmt.Sprintf("%s (%s, %d bytes) is in no bundle and not in containerd", e.what, e.layer.Digest, e.layer.Size)
+	if e.missing != nil {
+		text += fmt.Sprintf(": %v: copy what is missing into %s", e.missing, e.dir)
+	}
+	if e.unreadable != nil {
+		text += "\n  " + e.unreadable.Error()
+	}
+	return text
 }
 
 // stored opens what containerd has of a blob; nil if it has nothing whole.

@@ -93,7 +93,7 @@ func TestPrepareFromParts(t *testing.T) {
 	w.drop(t, parts[0].File, parts[2].File)
 	before := files(t, w.config.DataDir)
 	_, err = w.prepare(t)
-	for _, want := range []string{"the runtime image in", " of 3 (sha256:", "part 2 of 3 (core.part2of3.tar) is missing", "copy what is missing into " + w.config.ImagesDir()} {
+	for _, want := range []string{"the runtime image in", "is not complete: layer ", " of 3 (sha256:", "part 2 of 3 (core.part2of3.tar) is missing", "copy what is missing into " + w.config.ImagesDir()} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q: %v", want, err)
 		}
