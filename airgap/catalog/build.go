@@ -256,7 +256,7 @@ func (b *builder) complete(f found) error {
 		}
 		size, err := b.c.Size(d.Digest)
 		if err != nil {
-			return fmt.Errorf("its %s, blob %s, is in none of the files: %s is a part or a delta, and the rest must be given with it", what, d.Digest, f.in.file())
+			return fmt.Errorf("its %s, blob %s, is in none of the files: %s", what, d.Digest, f.in.lacks())
 		}
 		if size != d.Size {
 			return fmt.Errorf("%w: its %s, blob %s, has %d bytes instead of %d", airgap.ErrDamaged, what, d.Digest, size, d.Size)

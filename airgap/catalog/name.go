@@ -13,15 +13,16 @@ import (
 type Name struct {
 	Registry   string // docker.io, not index.docker.io; "" for files without one
 	Repository string
-	Tag        string
+	Tag        string   // "" of an image that is only named by its digest
+	Digest     string   // of such an image
 	tag        name.Tag // as policies know it
 }
 
 func (n Name) String() string {
-	if n.Registry == "" {
-		return n.Repository + ":" + n.Tag
+	if n.Tag == "" {
+		return n.Path() + "@" + n.Digest
 	}
-	return n.Registry + "/" + n.Repository + ":" + n.Tag
+	return n.Path() + ":" + n.Tag
 }
 
 // Path is the repository with its registry in front, if it has one.
@@ -40,9 +41,27 @@ func nameOf(t name.Tag) Name {
 	return Name{Registry: reg, Repository: t.RepositoryStr(), Tag: t.TagStr(), tag: t}
 }
 
+// nameOfDigest names an image without a tag. No signature can be for a tag of its, so
+// the policy is asked with one that nobody gives.
+func nameOfDigest(d name.Digest) Name {
+	n := nameOf(d.Context().Tag("unnamed"))
+	n.Tag, n.Digest = "", d.DigestStr()
+	return n
+}
+
 // ParseName reads the reference of an item. That of files need not have a registry, and
 // then has none.
 func ParseName(kind, ref string) (Name, error) {
+	if repository, _, ok := strings.Cut(ref, "@"); ok && kind == airgap.KindImage {
+		d, err := name.NewDigest(ref)
+		if err != nil {
+			return Name{}, fmt.Errorf("image reference %q: %w", ref, err)
+		}
+		if _, err := airgap.ParseTag(repository + ":unnamed"); err != nil {
+			return Name{}, err
+		}
+		return nameOfDigest(d), nil
+	}
 	t, err := airgap.ParseTag(ref)
 	if err != nil {
 		return Name{}, err

@@ -55,7 +55,9 @@ func (b *builder) enter(item Item, g *group) error {
 		d.Annotations[airgap.AnnotationImageName] = g.name.String()
 	}
 	b.c.index.Manifests = append(b.c.index.Manifests, d)
-	r.Tags[g.name.Tag] = item.Root
+	if g.name.Tag != "" {
+		r.Tags[g.name.Tag] = item.Root
+	}
 	subjects := []v1.Hash{item.Root.Digest}
 	if item.Root.MediaType.IsIndex() {
 		r.Manifests[item.Root.Digest] = item.Root

@@ -20,6 +20,7 @@ type store interface {
 	identity() string
 	list(ctx context.Context) ([]found, []airgap.Attachment, error)
 	size(v1.Hash) (int64, bool)
+	lacks() string
 	open(v1.Hash) (io.ReadCloser, error)
 	io.Closer
 }
@@ -102,6 +103,9 @@ func (s *archive) list(ctx context.Context) ([]found, []airgap.Attachment, error
 		for _, t := range img.Refs {
 			out = append(out, found{kind: airgap.KindImage, name: nameOf(t), desc: img.Desc, platform: img.Platform, index: img.Index})
 		}
+		for _, d := range img.Digests {
+			out = append(out, found{kind: airgap.KindImage, name: nameOfDigest(d), desc: img.Desc, platform: img.Platform, index: img.Index})
+		}
 	}
 	for _, art := range s.a.Artifacts() {
 		n, err := ParseName(art.Kind, art.Ref)
@@ -116,6 +120,21 @@ func (s *archive) list(ctx context.Context) ([]found, []airgap.Attachment, error
 func (s *archive) size(h v1.Hash) (int64, bool) {
 	p, ok := s.a.Locate(h)
 	return p.Size, ok
+}
+
+// lacks says why a blob may be missing: what the file is a part of.
+func (s *archive) lacks() string {
+	if p, ok := s.a.Partial(); ok {
+		rest := "give the other parts with it"
+		if p.IsDelta() {
+			rest = "give what it was made from with it:"
+			for _, b := range p.Bases {
+				rest += " " + b.String()
+			}
+		}
+		return fmt.Sprintf("%s is %s: %s", s.file(), p, rest)
+	}
+	return s.file() + " is incomplete"
 }
 
 func (s *archive) open(h v1.Hash) (io.ReadCloser, error) { return s.a.Blob(h) }
@@ -156,6 +175,8 @@ func (l *layout) file() string { return string(l.dir) }
 func (l *layout) identity() string { return l.id }
 
 func (l *layout) Close() error { return nil }
+
+func (l *layout) lacks() string { return "the layout " + l.file() + " is incomplete" }
 
 func (l *layout) path(h v1.Hash) string {
 	return filepath.Join(string(l.dir), "blobs", h.Algorithm, h.Hex)

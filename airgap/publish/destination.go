@@ -103,5 +103,9 @@ func (d Destination) Tag(source catalog.Name) (name.Tag, error) {
 	if d.prefix != "" {
 		path = d.prefix + "/" + path
 	}
-	return name.NewTag(d.registry.Name()+"/"+path+":"+source.Tag, name.StrictValidation)
+	tag := source.Tag
+	if tag == "" {
+		tag = "unnamed" // it is not set: the image goes by its digest
+	}
+	return name.NewTag(d.registry.Name()+"/"+path+":"+tag, name.StrictValidation)
 }

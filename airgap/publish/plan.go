@@ -18,8 +18,11 @@ import (
 type job struct {
 	image
 	target name.Tag
+	called string          // the reference that it has in the end
 	blobs  []v1.Descriptor // each once
 	said   []said
+	refer  []referrer
+	stored registry.Outcome // of the manifest that was put last
 
 	mu        sync.Mutex
 	published Published
@@ -44,10 +47,10 @@ func (p *publisher) plan() ([]*job, error) {
 		if err != nil {
 			return nil, err
 		}
-		if other, ok := taken[j.target.Name()]; ok && other.root.desc.Digest != i.root.desc.Digest {
-			return nil, fmt.Errorf("%s and %s would both be %s", other.name, i.name, j.target.Name())
+		if other, ok := taken[j.called]; ok && other.root.desc.Digest != i.root.desc.Digest {
+			return nil, fmt.Errorf("%s and %s would both be %s", other.name, i.name, j.called)
 		}
-		taken[j.target.Name()] = j
+		taken[j.called] = j
 		jobs = append(jobs, j)
 		for _, b := range j.blobs {
 			// Two tags of one repository share its blobs, but each looks for them.
@@ -62,8 +65,11 @@ func (p *publisher) job(i image) (*job, error) {
 	if err != nil {
 		return nil, fmt.Errorf("naming %s at %s: %w", i.name, p.To, err)
 	}
-	j := &job{image: i, target: target}
-	j.published = Published{Source: i.name.String(), Kind: kindText(i.kind), Reference: target.Name(), Digest: i.root.desc.Digest.String()}
+	j := &job{image: i, target: target, called: target.Name()}
+	if i.name.Tag == "" {
+		j.called = target.Context().Name() + "@" + i.root.desc.Digest.String()
+	}
+	j.published = Published{Source: i.name.String(), Kind: kindText(i.kind), Reference: j.called, Digest: i.root.desc.Digest.String()}
 	err = i.root.walk(func(n *node) error {
 		if n.desc.Platform != nil && len(n.children) == 0 {
 			j.published.Platforms = append(j.published.Platforms, n.desc.Platform.String())
@@ -107,7 +113,9 @@ func (p *publisher) gather(j *job, n *node) error {
 		}
 		j.said = append(j.said, said{step: step, st: st})
 	}
-	return nil
+	more, err := p.src.referrersOf(n.desc.Digest)
+	j.refer = append(j.refer, more...)
+	return err
 }
 
 // kindText is what a result calls a kind; nothing of an image.

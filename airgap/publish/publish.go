@@ -42,6 +42,7 @@ const (
 	Manifest     Step = "manifest"     // by digest, an index too
 	Signatures   Step = "signatures"   // cosign's tag .sig
 	Attestations Step = "attestations" // cosign's tag .att
+	Referrers    Step = "referrer"     // by digest, and in the registry's list
 	Tag          Step = "tag"
 )
 
@@ -185,6 +186,9 @@ func (p *publisher) publish(ctx context.Context, j *job) error {
 			return err
 		}
 	}
+	if err := p.referrers(ctx, repo, j); err != nil {
+		return err
+	}
 	return p.tag(ctx, repo, j)
 }
 
@@ -237,7 +241,7 @@ func (p *publisher) blob(ctx context.Context, repo *registry.Repository, j *job,
 		p.moved(d.Size, 0)
 	}
 	j.count(outcome, d.Size)
-	p.report(Event{Step: Layer, Image: j.target.Name(), What: d.Digest.String(), Outcome: outcome, Size: d.Size, Elapsed: time.Since(start)})
+	p.report(Event{Step: Layer, Image: j.called, What: d.Digest.String(), Outcome: outcome, Size: d.Size, Elapsed: time.Since(start)})
 	return nil
 }
 
@@ -271,14 +275,15 @@ func (p *publisher) manifest(ctx context.Context, repo *registry.Repository, j *
 			}
 		}
 	}
-	p.report(Event{Step: Manifest, Image: j.target.Name(), What: n.desc.Digest.String(), Outcome: outcome, Size: n.desc.Size, Elapsed: time.Since(start)})
+	j.stored = outcome // of the root in the end
+	p.report(Event{Step: Manifest, Image: j.called, What: n.desc.Digest.String(), Outcome: outcome, Size: n.desc.Size, Elapsed: time.Since(start)})
 	return nil
 }
 
 // statements puts signatures or attestations under cosign's tag.
 func (p *publisher) statements(ctx context.Context, repo *registry.Repository, j *job, s said) error {
 	start := time.Now()
-	e := Event{Step: s.step, Image: j.target.Name(), What: s.st.tag, Outcome: registry.Present, Size: int64(len(s.st.raw))}
+	e := Event{Step: s.step, Image: j.called, What: s.st.tag, Outcome: registry.Present, Size: int64(len(s.st.raw))}
 	complete, was, err := s.st.unite(ctx, repo)
 	if err != nil {
 		return err
@@ -310,9 +315,13 @@ func (p *publisher) statements(ctx context.Context, repo *registry.Repository, j
 	return nil
 }
 
-// tag sets the image's tag.
+// tag sets the image's tag, if it has one.
 func (p *publisher) tag(ctx context.Context, repo *registry.Repository, j *job) error {
 	start := time.Now()
+	if j.name.Tag == "" {
+		j.published.Outcome = j.stored
+		return nil
+	}
 	d, found, err := repo.Resolve(ctx, j.target.TagStr())
 	if err != nil {
 		return err
@@ -329,7 +338,7 @@ func (p *publisher) tag(ctx context.Context, repo *registry.Repository, j *job) 
 		}
 	}
 	j.published.Outcome = outcome
-	p.report(Event{Step: Tag, Image: j.target.Name(), What: j.root.desc.Digest.String(), Outcome: outcome, Was: j.published.Replaced, Elapsed: time.Since(start)})
+	p.report(Event{Step: Tag, Image: j.called, What: j.root.desc.Digest.String(), Outcome: outcome, Was: j.published.Replaced, Elapsed: time.Since(start)})
 	return nil
 }
 

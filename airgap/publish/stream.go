@@ -100,7 +100,7 @@ func (p *publisher) pass(ctx context.Context, s *streamed, r io.Reader) error {
 	done := make(chan struct{})
 	close(done)
 	p.blobs[s.desc.Digest] = &delivery{done: done, repo: s.job.target.RepositoryStr(), job: s.job}
-	p.report(Event{Step: Layer, Image: s.job.target.Name(), What: s.desc.Digest.String(), Outcome: outcome, Size: s.desc.Size, Elapsed: time.Since(start)})
+	p.report(Event{Step: Layer, Image: s.job.called, What: s.desc.Digest.String(), Outcome: outcome, Size: s.desc.Size, Elapsed: time.Since(start)})
 	return nil
 }
 
