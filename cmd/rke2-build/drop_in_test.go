@@ -1,0 +1,111 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// TestDropIn lays the real products out, and has sha256sum, openssl and the real cosign
+// check what an operator would.
+func TestDropIn(t *testing.T) {
+	dist := os.Getenv("RKE2_DIST")
+	if dist == "" {
+		t.Skip("RKE2_DIST is not set: there are no products to lay out")
+	}
+	for _, v := range []string{"PLATFORMS", "SOURCE_DATE_EPOCH"} {
+		t.Setenv(v, "")
+	}
+	out := filepath.Join(t.TempDir(), "release")
+	code, stdout, stderr := invoke(t, "drop-in", "--dist", dist, "--out", out, "-o", "json")
+	if code != 0 {
+		t.Fatalf("exit %d\n%s%s", code, stdout, stderr)
+	}
+	var made []struct {
+		Name, SHA256 string
+		Size         int64
+	}
+	if err := json.Unmarshal([]byte(stdout), &made); err != nil || len(made) < 10 {
+		t.Fatalf("%d artifacts, %v\n%s", len(made), err, stdout)
+	}
+	if !strings.Contains(stderr, "laid out rke2.linux-"+runtime.GOARCH+".tar.gz\n") {
+		t.Errorf("progress:\n%s", stderr)
+	}
+	sums := "sha256sum-" + runtime.GOARCH + ".txt"
+	check := func(name string, args ...string) error {
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Dir = out
+		said, err := cmd.CombinedOutput()
+		t.Logf("%s\n%s", cmd, said)
+		return err
+	}
+	if err := check("sha256sum", "--check", "--strict", "--quiet", sums); err != nil {
+		t.Error(err)
+	}
+
+	sig, err := os.ReadFile(filepath.Join(out, sums+".sig"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := base64.StdEncoding.DecodeString(string(sig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	der := filepath.Join(t.TempDir(), "sig")
+	if err := os.WriteFile(der, raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := check("openssl", "dgst", "-sha256", "-verify", "cosign.pub", "-signature", der, sums); err != nil {
+		t.Errorf("openssl: %v", err)
+	}
+
+	cosign := goTool(t, filepath.Join("..", "..", "airgap", "testdata", "tools", "cosign"), "cosign")
+	t.Setenv("HOME", t.TempDir()) // cosign keeps a trust root there
+	verify := []string{"verify-blob", "--key", "cosign.pub", "--private-infrastructure=true", "--signature", sums + ".sig"}
+	if err := check(cosign, append(verify, sums)...); err != nil {
+		t.Errorf("cosign: %v", err)
+	}
+	if err := check(cosign, append(verify, "cosign.pub")...); err == nil {
+		t.Error("cosign takes the signature for another file's")
+	}
+}
+
+// goTool builds a pinned tool, or takes it from go's cache.
+func goTool(t *testing.T, dir, name string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "tool", "-n", name)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOFLAGS=-trimpath", "CGO_ENABLED=0", "GOFIPS140=off", "GOWORK=off")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s cannot be built: %v\n%s", name, err, &errs)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func TestDropInRefuses(t *testing.T) {
+	dist := t.TempDir()
+	for _, c := range []struct {
+		args    []string
+		code    int
+		message string
+	}{
+		{[]string{"--dist", dist}, exitFailure, "has no release.json: run make airgap"},
+		{[]string{"--dist", dist, "-o", "yaml"}, exitUsage, "neither table nor json"},
+		{[]string{"--dist", dist, "--platform", "plan9/amd64"}, exitUsage, "plan9"},
+		{[]string{"--dist", dist, "--source-date-epoch", "yesterday"}, exitUsage, "is not a number of seconds"},
+		{[]string{"release"}, exitUsage, "unknown command"},
+	} {
+		if code, _, stderr := invoke(t, append([]string{"drop-in"}, c.args...)...); code != c.code || !strings.Contains(stderr, c.message) {
+			t.Errorf("%q: exit %d, want %d with %q:\n%s", c.args, code, c.code, c.message, stderr)
+		}
+	}
+}
