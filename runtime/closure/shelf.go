@@ -31,7 +31,14 @@ type stored struct {
 	archive *airgap.Archive
 	image   airgap.Image
 	names   []reference.Named
+	tags    int  // how many of the names, the first, are tags: nodes import by tag
 	other   bool // of another platform
+}
+
+func (st *stored) name(s string) {
+	if named, err := reference.ParseDockerRef(s); err == nil {
+		st.names = append(st.names, named)
+	}
 }
 
 func newShelf(in Input) *shelf {
@@ -56,26 +63,19 @@ func (s *shelf) add(a *airgap.Archive, image airgap.Image) {
 	if p := image.Platform; p != nil && (p.OS != s.platform.OS || p.Architecture != s.platform.Architecture) {
 		st.other = true
 	}
-	var names []string
 	for _, t := range image.Refs {
-		names = append(names, t.String())
+		st.name(t.String())
 	}
+	st.tags = len(st.names)
 	for _, d := range image.Digests {
-		names = append(names, d.String())
-	}
-	for _, n := range names {
-		named, err := reference.ParseDockerRef(n)
-		if err != nil {
-			continue
-		}
-		st.names = append(st.names, named)
+		st.name(d.String())
 	}
 	s.images = append(s.images, st)
 	if st.other {
 		return
 	}
 	at := len(s.images) - 1
-	for _, n := range st.names {
+	for _, n := range st.names[:st.tags] {
 		keys := []string{n.String()}
 		if tagged, ok := n.(reference.Tagged); ok {
 			for _, r := range s.registries {
@@ -134,7 +134,7 @@ func (s *shelf) byDigest(wanted reference.Named, digest string) (int, bool) {
 }
 
 func (s *shelf) sameRepository(st stored, wanted reference.Named) bool {
-	for _, n := range st.names {
+	for _, n := range st.names[:st.tags] {
 		if n.Name() == wanted.Name() {
 			return true
 		}
@@ -197,7 +197,7 @@ func (s *shelf) open(h v1.Hash, from *airgap.Archive) (io.ReadCloser, error) {
 func (s *shelf) gap(wanted reference.Named) *Gap {
 	g := &Gap{}
 	_, byDigest := wanted.(reference.Digested)
-	var platforms, registries, digests, tags []Near
+	var platforms, unnamed, registries, digests, tags []Near
 	for _, st := range s.images {
 		for _, n := range st.names {
 			if reference.Path(n) != reference.Path(wanted) {
@@ -207,6 +207,8 @@ func (s *shelf) gap(wanted reference.Named) *Gap {
 			switch {
 			case st.other && n.String() == wanted.String():
 				platforms = append(platforms, near)
+			case n.String() == wanted.String(), byDigest && st.image.Index.String() == digestOf(wanted):
+				unnamed = append(unnamed, near)
 			case n.Name() == wanted.Name() && byDigest:
 				digests = append(digests, near)
 			case n.Name() != wanted.Name() && sameTag(n, wanted):
@@ -221,6 +223,8 @@ func (s *shelf) gap(wanted reference.Named) *Gap {
 		g.Reason = "there are no bundles"
 	case len(platforms) > 0:
 		g.Reason, g.Near = "it is there for another platform only", platforms
+	case len(unnamed) > 0:
+		g.Reason, g.Near = "it is asked for by the digest of its image index, and a node gives what it imports only tags and the digest of its platform's manifest: ask for it by tag", unnamed
 	case len(registries) > 0:
 		g.Reason, g.Near = "it is there under the name of another registry: name the image so, or set system-default-registry", registries
 	case len(digests) > 0:
@@ -239,6 +243,13 @@ func (s *shelf) gap(wanted reference.Named) *Gap {
 		g.Near = g.Near[:most]
 	}
 	return g
+}
+
+func digestOf(n reference.Named) string {
+	if d, ok := n.(reference.Digested); ok {
+		return d.Digest().String()
+	}
+	return ""
 }
 
 func sameTag(a, b reference.Named) bool {
