@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/rancher/rke2/airgap/trust"
 )
 
 // Format is what kind of archive a file is.
@@ -162,6 +164,23 @@ func (a *Archive) Compression() string { return string(a.comp) }
 
 // Images lists the archive's images, sorted by name. The caller must not change them.
 func (a *Archive) Images() []Image { return a.images }
+
+// IndexOf returns the image index that an image of the archive was taken out of, with what
+// signs it, for [trust.Policy.AdmitOf]. It is zero if there is none in the archive.
+func (a *Archive) IndexOf(img Image) (trust.Index, error) {
+	if img.Index == (v1.Hash{}) {
+		return trust.Index{}, nil
+	}
+	if err := a.whole(); err != nil {
+		return trust.Index{}, err
+	}
+	raw, err := a.readBlob(img.Index, maxManifest)
+	if err != nil {
+		return trust.Index{}, fmt.Errorf("reading bundle %s: image index of %s: %w", a.file, img.label(), err)
+	}
+	signatures, err := a.Signatures(img.Index)
+	return trust.Index{Raw: raw, Signatures: signatures}, err
+}
 
 // stream opens the uncompressed tar from its start.
 func (a *Archive) stream(progress func(done, total int64)) (io.Reader, io.Closer, error) {

@@ -8,7 +8,7 @@ import (
 // any signature: the digest came with the program, so bytes that match it are
 // the release's. It is false where nothing is pinned, or more than one digest.
 func (p Policy) Pinned(ref name.Tag) (Admitted, bool) {
-	_, pins, err := p.look(ref)
+	_, pins, err := p.look(ref.Context(), ref.TagStr())
 	if err != nil || len(pins) != 1 {
 		return Admitted{}, false
 	}
@@ -21,6 +21,6 @@ func (p Policy) Required(ref name.Tag) bool {
 	if p.Mode == ModeOff {
 		return false
 	}
-	system, _, err := p.look(ref)
+	system, _, err := p.look(ref.Context(), ref.TagStr())
 	return err != nil || p.Mode != ModeSystem || system || len(p.Pins)+len(p.System) == 0
 }

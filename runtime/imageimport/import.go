@@ -126,11 +126,11 @@ func (i *Importer) fromArchive(ctx context.Context, items []Item) (Result, error
 	var todo []Item
 	for _, item := range items {
 		if !item.Admitted.Valid() || item.Admitted.Digest() != item.Image.Desc.Digest {
-			return result, fmt.Errorf("importing %v: the image was not verified", item.Image.Refs)
+			return result, fmt.Errorf("importing %v: the image was not verified", item.Image.Names())
 		}
 		present, err := i.present(ctx, item)
 		if err != nil {
-			return result, fmt.Errorf("importing %s: %w", item.Admitted.Ref(), err)
+			return result, fmt.Errorf("importing %s: %w", item.Admitted.Name(), err)
 		}
 		if present {
 			result.Present++
@@ -138,7 +138,7 @@ func (i *Importer) fromArchive(ctx context.Context, items []Item) (Result, error
 		}
 		todo = append(todo, item)
 		if err := i.missing(ctx, item, missing); err != nil {
-			return result, fmt.Errorf("importing %s: %w", item.Admitted.Ref(), err)
+			return result, fmt.Errorf("importing %s: %w", item.Admitted.Name(), err)
 		}
 	}
 	// Manifests last: whoever finds one in the store finds what it lists.
@@ -156,7 +156,7 @@ func (i *Importer) fromArchive(ctx context.Context, items []Item) (Result, error
 	for _, item := range todo {
 		changed, err := i.name(ctx, item)
 		if err != nil {
-			return result, fmt.Errorf("importing %s: %w", item.Admitted.Ref(), err)
+			return result, fmt.Errorf("importing %s: %w", item.Admitted.Name(), err)
 		}
 		result.Images += changed
 	}
@@ -172,7 +172,7 @@ func (i *Importer) read(ctx context.Context, archive *airgap.Archive, blobs map[
 	err := archive.Walk(ctx, want, func(desc v1.Descriptor, r io.Reader) error {
 		b := blobs[desc.Digest]
 		if err := i.write(ctx, b, r); err != nil {
-			return fmt.Errorf("importing %s: %w", b.of.Ref(), err)
+			return fmt.Errorf("importing %s: %w", b.of.Name(), err)
 		}
 		result.Blobs++
 		result.Bytes += b.desc.Size
@@ -183,7 +183,7 @@ func (i *Importer) read(ctx context.Context, archive *airgap.Archive, blobs map[
 		return err
 	}
 	for h, b := range blobs {
-		return fmt.Errorf("importing %s: its blob %s is not in %s", b.of.Ref(), h, archive.Path())
+		return fmt.Errorf("importing %s: its blob %s is not in %s", b.of.Name(), h, archive.Path())
 	}
 	return nil
 }
@@ -249,8 +249,8 @@ func (i *Importer) missing(ctx context.Context, item Item, into needed) error {
 // is thrown away.
 func (i *Importer) write(ctx context.Context, b blob, r io.Reader) error {
 	store := i.Client.ContentStore()
-	repository := b.of.Ref().Context()
-	registry, _, _ := strings.Cut(b.of.Ref().String(), "/")
+	repository := b.of.Repository()
+	registry, _, _ := strings.Cut(b.of.Name(), "/")
 	labels := map[string]string{
 		// who serves this blob, for the embedded registry mirror
 		"containerd.io/distribution.source." + registry: repository.RepositoryStr(),
@@ -325,7 +325,7 @@ func (i *Importer) awaitCRI(ctx context.Context, item Item) error {
 	defer cancel()
 	for {
 		status, err := i.CRI.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{
-			Image: &runtimeapi.ImageSpec{Image: item.Admitted.Ref().String()},
+			Image: &runtimeapi.ImageSpec{Image: item.Admitted.Name()},
 		})
 		if err == nil && status.Image != nil {
 			return nil
@@ -349,17 +349,22 @@ func (i *Importer) names(item Item) []string {
 		}
 		out = append(out, s)
 	}
-	ref := item.Admitted.Ref()
+	ref, own := item.Admitted.Ref(), item.Admitted.Name()
 	manifest := "@" + item.Image.Desc.Digest.String()
-	add(ref.String())
-	for _, other := range item.Image.Refs {
-		add(other.String())
+	add(own)
+	for _, other := range item.Image.Names() {
+		add(other)
 	}
-	add(strings.TrimSuffix(ref.String(), ":"+ref.TagStr()) + manifest)
+	// What comes after the repository in the names: the tag, and digests.
+	repository := strings.TrimSuffix(own, ":"+ref.TagStr())
+	if ref.TagStr() == "" {
+		repository, _, _ = strings.Cut(own, "@")
+	}
+	add(repository + manifest)
 	for _, registry := range i.Registries {
-		repository := registry + "/" + ref.RepositoryStr()
-		add(repository + ":" + ref.TagStr())
-		add(repository + manifest)
+		moved := registry + "/" + item.Admitted.Repository().RepositoryStr()
+		add(moved + strings.TrimPrefix(own, repository))
+		add(moved + manifest)
 	}
 	return out
 }

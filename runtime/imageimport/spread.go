@@ -50,7 +50,7 @@ func (i *Importer) Check(ctx context.Context, item Item) error {
 		archive, unreadable := i.elsewhere(layer.Digest)
 		if archive == nil {
 			return errors.Join(&AbsentError{
-				Image: item.Admitted.Ref().String(), Part: fmt.Sprintf("layer %d of %d", n+1, len(manifest.Layers)),
+				Image: item.Admitted.Name(), Part: fmt.Sprintf("layer %d of %d", n+1, len(manifest.Layers)),
 				Blob: layer.Digest, Size: layer.Size,
 			}, unreadable)
 		}
@@ -78,12 +78,12 @@ func (i *Importer) spread(own *airgap.Archive, blobs map[v1.Hash]blob) ([]from, 
 	for h, b := range blobs {
 		archive := own
 		if has, err := own.Has(h); err != nil {
-			return nil, fmt.Errorf("importing %s: %w", b.of.Ref(), err)
+			return nil, fmt.Errorf("importing %s: %w", b.of.Name(), err)
 		} else if !has {
 			var unreadable error
 			if archive, unreadable = i.elsewhere(h); archive == nil {
-				absent := &AbsentError{Image: b.of.Ref().String(), Part: "a part", Blob: h, Size: b.desc.Size}
-				return nil, fmt.Errorf("importing %s: %w", b.of.Ref(), errors.Join(absent, unreadable))
+				absent := &AbsentError{Image: b.of.Name(), Part: "a part", Blob: h, Size: b.desc.Size}
+				return nil, fmt.Errorf("importing %s: %w", b.of.Name(), errors.Join(absent, unreadable))
 			}
 		}
 		at, ok := index[archive]

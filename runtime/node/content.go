@@ -174,17 +174,18 @@ func (c *Content) admit() (items []imageimport.Item, refused map[string]error) {
 			if p := image.Platform; p != nil && (p.OS != "linux" || p.Architecture != goarch) {
 				continue
 			}
-			for _, ref := range image.Refs {
-				if seen[ref.String()] {
-					continue // the first bundle in name order that has it
+			for _, named := range alone(image) {
+				name := named.Names()[0]
+				if seen[name] {
+					continue // the first bundle that has it
 				}
-				item, err := c.admitOne(file, image, ref)
+				item, err := c.admitOne(file, named)
 				if err != nil {
-					c.log.Error("an image is refused and not imported", "image", ref.String(), "file", file.Path, "error", err)
-					refused[ref.String()] = err
+					c.log.Error("an image is refused and not imported", "image", name, "file", file.Path, "error", err)
+					refused[name] = err
 					continue
 				}
-				seen[ref.String()] = true
+				seen[name] = true
 				items = append(items, item)
 			}
 		}
@@ -192,17 +193,42 @@ func (c *Content) admit() (items []imageimport.Item, refused map[string]error) {
 	return items, refused
 }
 
-func (c *Content) admitOne(file scan.File, image airgap.Image, ref name.Tag) (imageimport.Item, error) {
-	signatures, err := file.Archive.Signatures(image.Desc.Digest)
-	if err != nil {
-		return imageimport.Item{}, err
+// alone is an image under each of its names, tags and digests.
+func alone(image airgap.Image) []airgap.Image {
+	var out []airgap.Image
+	tags, digests := image.Refs, image.Digests
+	for _, tag := range tags {
+		image.Refs, image.Digests = []name.Tag{tag}, nil
+		out = append(out, image)
 	}
-	admitted, err := c.policy.Admit(ref, image.Desc.Digest, signatures)
-	if err != nil {
-		return imageimport.Item{}, err
+	for _, digest := range digests {
+		image.Refs, image.Digests = nil, []name.Digest{digest}
+		out = append(out, image)
 	}
-	image.Refs = []name.Tag{ref}
-	return imageimport.Item{Archive: file.Archive, Image: image, Admitted: admitted}, nil
+	return out
+}
+
+// admitOne asks the policy about an image with one name.
+func (c *Content) admitOne(file scan.File, image airgap.Image) (imageimport.Item, error) {
+	admitted, err := admit(c.policy, file.Archive, image)
+	return imageimport.Item{Archive: file.Archive, Image: image, Admitted: admitted}, err
+}
+
+// admit asks a policy about an image of a bundle under the first of its names: with the
+// signatures of its manifest, and of the image index that it was taken out of.
+func admit(policy trust.Policy, archive *airgap.Archive, image airgap.Image) (trust.Admitted, error) {
+	signatures, err := archive.Signatures(image.Desc.Digest)
+	if err != nil {
+		return trust.Admitted{}, err
+	}
+	of, err := archive.IndexOf(image)
+	if err != nil {
+		return trust.Admitted{}, err
+	}
+	if len(image.Refs) > 0 {
+		return policy.AdmitOf(image.Refs[0], image.Desc.Digest, signatures, of)
+	}
+	return policy.AdmitDigest(image.Digests[0], image.Desc.Digest, signatures, of)
 }
 
 // available leaves out images of which a layer is nowhere, because a part or a base is
@@ -218,7 +244,7 @@ func (c *Content) available(ctx context.Context, importer *imageimport.Importer,
 		if missing := c.folder.Missing(item.Archive); missing != nil {
 			err = fmt.Errorf("%w: %w: copy what is missing into %s", err, missing, c.folder.Dir)
 		}
-		ref := item.Admitted.Ref().String()
+		ref := item.Admitted.Name()
 		c.log.Error("an image is not complete and not imported", "image", ref, "file", item.Archive.Path(), "error", err)
 		refused[ref] = err
 	}

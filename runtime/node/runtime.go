@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/gzip"
@@ -61,11 +62,9 @@ func fromBundle(ctx context.Context, c config.Config, policy trust.Policy, folde
 	if archive.Format() == airgap.FormatDockerArchive {
 		return stage.Root{}, refuse(errors.New("a legacy docker-archive has no digests or signatures: save it as an OCI archive"))
 	}
-	signatures, err := archive.Signatures(found.Image.Desc.Digest)
-	if err != nil {
-		return stage.Root{}, refuse(err)
-	}
-	admitted, err := policy.Admit(found.Ref, found.Image.Desc.Digest, signatures)
+	image := found.Image
+	image.Refs = []name.Tag{found.Ref}
+	admitted, err := admit(policy, archive, image)
 	if err != nil {
 		return stage.Root{}, refuse(err)
 	}
