@@ -154,3 +154,25 @@ func quote(s string) string {
 	}
 	return strconv.Quote(s)
 }
+
+// Differs lists what distinguishes two files of the same name, in words; nothing if they
+// are the same. Times and, of folders, what is in them do not count. Both must have been
+// read with Sums.
+func (e Entry) Differs(o Entry) []string {
+	if e.Type != o.Type {
+		return []string{"type"}
+	}
+	var out []string
+	note := func(differs bool, what string) {
+		if differs {
+			out = append(out, what)
+		}
+	}
+	note(e.Type == File && (e.Sum != o.Sum || e.Size != o.Size), "content")
+	note(e.Type == Symlink && e.Link != o.Link, "target")
+	note((e.Type == Char || e.Type == Block) && e.Link != o.Link, "device")
+	note(e.Type != Symlink && e.Mode != o.Mode, "mode")
+	note(e.UID != o.UID || e.GID != o.GID, "owner")
+	note(e.Xattrs != o.Xattrs, "attributes")
+	return out
+}

@@ -34,7 +34,7 @@ tools read it too.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.AddCommand(newBundleAirgapCommand(), newBundleInspectCommand(), newBundleVerifyCommand(), newBundleUnpackCommand(),
-		newBundleListCommand(), newBundleExtractCommand(), newBundlePushCommand(), newBundleServeCommand())
+		newBundleListCommand(), newBundleDiffCommand(), newBundleExtractCommand(), newBundlePushCommand(), newBundleServeCommand())
 	cmd.AddCommand(newBundleClosureCommand())
 	cmd.AddCommand(newBundleDeltaCommand(), newBundleApplyCommand(), newBundleSplitCommand(), newBundleJoinCommand())
 	return cmd

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -14,7 +15,14 @@ func main() {
 	// cobra would offer with every command.
 	pflag.CommandLine = pflag.NewFlagSet("rke2", pflag.ContinueOnError)
 	if err := newCommand().Execute(); err != nil {
-		fmt.Fprintf(os.Stderr, "rke2: %v\n", err)
-		os.Exit(1)
+		code := 1
+		var own interface{ ExitCode() int }
+		if errors.As(err, &own) {
+			code = own.ExitCode()
+		}
+		if err.Error() != "" {
+			fmt.Fprintf(os.Stderr, "rke2: %v\n", err)
+		}
+		os.Exit(code)
 	}
 }
