@@ -94,7 +94,7 @@ func write(t *testing.T, s *fake.Store, file, arch string) scan.File {
 	must(t, s.WriteBundle(t.Context(), path, arch))
 	files, err := scan.Open(filepath.Dir(path))
 	must(t, err)
-	t.Cleanup(func() { files.Close() })
+	t.Cleanup(func() { _ = files.Close() })
 	must(t, files.Files[0].Err)
 	return files.Files[0]
 }
@@ -218,7 +218,7 @@ func chartBundle(t *testing.T, file string, of map[string]*charts.Chart) scan.Fi
 	must(t, f.Close())
 	archive, err := airgap.Open(path)
 	must(t, err)
-	t.Cleanup(func() { archive.Close() })
+	t.Cleanup(func() { _ = archive.Close() })
 	return scan.File{Path: path, Archive: archive}
 }
 

@@ -19,10 +19,21 @@ const helmChartHead = "apiVersion: helm.cattle.io/v1\nkind: HelmChart\nmetadata:
 func TestWhereChartsAre(t *testing.T) {
 	web := chartOf(t, "web", "example.com/web:1", "")
 	core := system(t, nil)
-	carts := chartBundle(t, "charts.tar", map[string]*charts.Chart{"registry.example.com/charts/web:1.0.0": web})
+	// One of the same name, and of another maker.
+	imposter := chartOf(t, "web", "example.com/imposter:1", "")
+	carts := chartBundle(t, "charts.tar", map[string]*charts.Chart{
+		"registry.example.com/charts/web:1.0.0": web, "a.example.com/web:1.0.0": imposter, "charts.example.com/stable/web:1.0.0": chartOf(t, "web", "example.com/web:1", "other: values\n"),
+	})
 	data := t.TempDir()
 	must(t, os.MkdirAll(filepath.Join(data, "server/static/charts"), 0o755))
 	must(t, os.WriteFile(filepath.Join(data, "server/static/charts/web.tgz"), web.Archive(), 0o644))
+	file1 := chartBundle(t, "file.tar", map[string]*charts.Chart{"localhost/charts/web:1.0.0": web})
+	for _, spec := range []string{"  chart: https://example.com/files/web-1.0.0.tgz", "  chart: web\n  repo: https://elsewhere.example.com"} {
+		r := prove(t, Input{Bundles: []scan.File{core, file1}, Manifests: []string{file(t, "it.yaml", helmChartHead+spec+"\n")}})
+		if g := gaps(r); !slices.Equal(g, []string{"example.com/web:1"}) {
+			t.Errorf("%s: gaps %q, faults %q", spec, g, r.Faults)
+		}
+	}
 	content := base64.StdEncoding.EncodeToString(web.Archive())
 	truncated := base64.StdEncoding.EncodeToString(web.Archive()[:100])
 	for _, c := range []struct{ spec, fault string }{
@@ -31,8 +42,7 @@ func TestWhereChartsAre(t *testing.T) {
 		{"  chart: oci://registry.example.com/charts/web\n  version: 1.0.0", ""},
 		{"  chart: oci://registry.example.com/charts/web\n  version: '>=0.9'", ""},
 		{"  chart: web\n  repo: oci://registry.example.com/charts/", ""},
-		{"  chart: web\n  repo: https://charts.example.com\n  version: 1.0.0", ""},
-		{"  chart: https://example.com/files/web-1.0.0.tgz", ""},
+		{"  chart: web\n  repo: https://charts.example.com/stable/\n  version: 1.0.0", ""},
 		{"  chart: https://%{KUBERNETES_API}%/static/charts/web.tgz", ""},
 		{"  chart: oci://registry.example.com/charts/web\n  version: 2.0.0", "in no bundle"},
 		{"  chart: oci://other.example.com/charts/web", "in no bundle"},

@@ -271,53 +271,53 @@ func (s *shelf) near(st stored, ref string) Near {
 
 // chart finds a chart that was packed into a bundle: nil if none has it.
 func (s *shelf) chart(ref charts.Ref) (*charts.Chart, error) {
-	var wanted string // REGISTRY/PATH/NAME, or only NAME of a repository
-	switch at, oci := strings.CutPrefix(first(ref.Repo, ref.Chart), "oci://"); {
-	case oci && ref.Repo != "":
-		wanted = strings.TrimSuffix(at, "/") + "/" + ref.Chart
-	case oci:
-		wanted = at
-	case ref.Repo != "":
-		wanted = ref.Chart
-	default: // https://…/name-version.tgz
-		wanted = ""
-	}
-	for _, f := range s.files {
-		if f.Archive == nil {
-			continue
-		}
-		for _, a := range f.Archive.Artifacts() {
-			if a.Kind != airgap.KindChart || !names(a.Ref, wanted, ref) {
+	for _, named := range callings(ref) {
+		for _, f := range s.files {
+			if f.Archive == nil {
 				continue
 			}
-			c, err := s.load(f.Archive, a)
-			if err != nil {
-				return nil, fmt.Errorf("chart %s in %s: %w", a.Ref, f.Path, err)
-			}
-			if ref.Version == "" || c.Matches(ref.Version) {
-				return c, nil
+			for _, a := range f.Archive.Artifacts() {
+				i := strings.LastIndex(a.Ref, ":")
+				if a.Kind != airgap.KindChart || i < 0 || !named(a.Ref[:i], a.Ref[i+1:]) {
+					continue
+				}
+				c, err := s.load(f.Archive, a)
+				if err != nil {
+					return nil, fmt.Errorf("chart %s in %s: %w", a.Ref, f.Path, err)
+				}
+				if ref.Version == "" || c.Matches(ref.Version) {
+					return c, nil
+				}
 			}
 		}
 	}
 	return nil, nil
 }
 
-// names tells whether a chart in a bundle may be the one that is meant.
-func names(have, wanted string, ref charts.Ref) bool {
-	i := strings.LastIndex(have, ":")
-	if i < 0 {
-		return false
+// callings are the names that a bundle may have a chart under, the surest first. Each
+// is asked for a repository (REGISTRY/PATH/NAME) and a tag.
+func callings(ref charts.Ref) []func(repository, tag string) bool {
+	base := func(repository string) string { return repository[strings.LastIndex(repository, "/")+1:] }
+	exactly := func(wanted string) func(string, string) bool {
+		return func(repository, tag string) bool { return repository == wanted || repository+":"+tag == wanted }
 	}
-	repository, tag := have[:i], have[i+1:]
-	base := repository[strings.LastIndex(repository, "/")+1:]
+	at, oci := strings.CutPrefix(first(ref.Repo, ref.Chart), "oci://")
 	switch {
-	case wanted == "":
-		file := strings.TrimSuffix(ref.Chart[strings.LastIndex(ref.Chart, "/")+1:], ".tgz")
-		return file == base+"-"+strings.ReplaceAll(tag, "_", "+") || file == base+"-"+tag
-	case strings.Contains(wanted, "/"):
-		return repository == wanted || have == wanted
+	case oci && ref.Repo != "":
+		return []func(string, string) bool{exactly(strings.TrimSuffix(at, "/") + "/" + ref.Chart)}
+	case oci:
+		return []func(string, string) bool{exactly(at)}
+	case ref.Repo != "":
+		_, host, _ := strings.Cut(ref.Repo, "://")
+		return []func(string, string) bool{
+			exactly(strings.TrimSuffix(host, "/") + "/" + ref.Chart),
+			func(repository, _ string) bool { return base(repository) == ref.Chart },
+		}
 	}
-	return base == wanted
+	file := strings.TrimSuffix(ref.Chart[strings.LastIndex(ref.Chart, "/")+1:], ".tgz") // of https://…/name-version.tgz
+	return []func(string, string) bool{func(repository, tag string) bool {
+		return file == base(repository)+"-"+tag || file == base(repository)+"-"+strings.ReplaceAll(tag, "_", "+")
+	}}
 }
 
 func (s *shelf) load(a *airgap.Archive, art airgap.Artifact) (*charts.Chart, error) {
