@@ -27,7 +27,7 @@ func TestWhereChartsAre(t *testing.T) {
 	data := t.TempDir()
 	must(t, os.MkdirAll(filepath.Join(data, "server/static/charts"), 0o755))
 	must(t, os.WriteFile(filepath.Join(data, "server/static/charts/web.tgz"), web.Archive(), 0o644))
-	file1 := chartBundle(t, "file.tar", map[string]*charts.Chart{"localhost/charts/web:1.0.0": web})
+	file1 := chartBundle(t, "file.tar", map[string]*charts.Chart{"bundle.local/charts/web:1.0.0": web})
 	for _, spec := range []string{"  chart: https://example.com/files/web-1.0.0.tgz", "  chart: web\n  repo: https://elsewhere.example.com"} {
 		r := prove(t, Input{Bundles: []scan.File{core, file1}, Manifests: []string{file(t, "it.yaml", helmChartHead+spec+"\n")}})
 		if g := gaps(r); !slices.Equal(g, []string{"example.com/web:1"}) {
