@@ -211,10 +211,26 @@ func TestImageOfIndex(t *testing.T) {
 	if len(got) != 1 || got[0].Index != index.Digest || !slices.Equal(got[0].Names(), []string{imageRef, byDigest}) {
 		t.Fatalf("images %+v", got)
 	}
+	of, err := a.IndexOf(got[0])
+	if err != nil || string(of.Raw) != string(idx) {
+		t.Errorf("the index: %s, %v", of.Raw, err)
+	}
 	r, err := a.Blob(index.Digest)
 	noError(t, err)
 	noError(t, r.Close())
 
+	t.Run("of two indexes", func(t *testing.T) {
+		c := newHandmade(t)
+		img := c.image("layer")
+		c.named(img, imageRef)
+		more := c.typed(types.OCIImageIndex, string(idx))
+		c.named(img, "docker.io/rancher/rke2-runtime@"+more.Digest.String(), AnnotationIndex, more.Digest.String())
+		a, err := c.open()
+		noError(t, err)
+		if got := a.Images(); len(got) != 2 || got[0].Index != (v1.Hash{}) || got[1].Index != more.Digest || got[0].Desc.Digest != got[1].Desc.Digest {
+			t.Errorf("images %+v", got)
+		}
+	})
 	for name, spoil := range map[string]func(b *handmade){
 		"other image": func(b *handmade) { b.idx.Manifests[0].Digest = b.image("other").Digest },
 		"absent":      func(b *handmade) { delete(b.blobs, index.Digest) },

@@ -87,7 +87,7 @@ type contents struct {
 // bundleContents reads the index of a bundle of ours, which has only what [Write]
 // puts there, in its order: images, artifacts, what is attached to either.
 func bundleContents(idx *v1.IndexManifest) (contents, error) {
-	p := indexParser{byDigest: map[v1.Hash]int{}, subjects: map[v1.Hash]bool{}}
+	p := indexParser{known: map[[2]v1.Hash]int{}, subjects: map[v1.Hash]bool{}}
 	for _, d := range idx.Manifests {
 		if err := p.add(d); err != nil {
 			return contents{}, fmt.Errorf("%w: %s: %s: %w", ErrDamaged, indexFile, d.Digest, err)
@@ -98,9 +98,9 @@ func bundleContents(idx *v1.IndexManifest) (contents, error) {
 
 type indexParser struct {
 	contents
-	byDigest map[v1.Hash]int  // of images
-	subjects map[v1.Hash]bool // what may be signed
-	last     string           // name of the one before, of its kind
+	known    map[[2]v1.Hash]int // of images: the manifest and the index that it is out of
+	subjects map[v1.Hash]bool   // what may be signed
+	last     string             // name of the one before, of its kind
 }
 
 func (p *indexParser) add(d v1.Descriptor) error {
@@ -136,16 +136,13 @@ func (p *indexParser) image(d v1.Descriptor) error {
 	if img.Index != (v1.Hash{}) {
 		p.subjects[img.Index] = true
 	}
-	i, ok := p.byDigest[d.Digest]
+	i, ok := p.known[[2]v1.Hash{d.Digest, img.Index}]
 	if !ok {
-		p.byDigest[d.Digest] = len(p.images)
+		p.known[[2]v1.Hash{d.Digest, img.Index}] = len(p.images)
 		p.images = append(p.images, img)
 		return nil
 	}
 	one := &p.images[i]
-	if one.Index != img.Index {
-		return errors.New("its names are of different image indexes")
-	}
 	one.Refs = append(one.Refs, img.Refs...)
 	one.Digests = append(one.Digests, img.Digests...)
 	one.Sets = splitSets(strings.Join(append(one.Sets, img.Sets...), ","))

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -152,5 +153,51 @@ func TestImportOfADelta(t *testing.T) {
 	}
 	if result, err := fresh.importer.Import(fresh.ctx, item); err != nil || result.Blobs != 5 {
 		t.Errorf("with the base beside it: %+v, %v", result, err)
+	}
+}
+
+// TestImportByDigest: an image that pods name by the digest of its index is called so.
+func TestImportByDigest(t *testing.T) {
+	image, err := fake.Layers(runtime.GOARCH, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s fake.Store
+	index, err := s.AddIndex(image, runtime.GOARCH, "docker.io/example/app@")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "app.tar")
+	if err := s.WriteBundle(t.Context(), path, runtime.GOARCH); err != nil {
+		t.Fatal(err)
+	}
+	a := openAll(t, path)[0]
+	img := a.Images()[0]
+	of, err := a.IndexOf(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admitted, err := trust.Policy{Mode: trust.ModeOff}.AdmitDigest(img.Digests[0], img.Desc.Digest, nil, of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := newStore(t)
+	store.importer.Registries = []string{"mirror.example:5000"}
+	item := Item{Archive: a, Image: img, Admitted: admitted}
+	if _, err := store.importer.Import(store.ctx, item); err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, repository := range []string{"docker.io/example/app", "mirror.example:5000/example/app"} {
+		for _, h := range []v1.Hash{index, img.Desc.Digest} {
+			want = append(want, repository+"@"+h.String())
+		}
+	}
+	slices.Sort(want)
+	if got := store.names(t); !slices.Equal(got, want) {
+		t.Errorf("names %q, want %q", got, want)
+	}
+	if again, err := store.importer.Import(store.ctx, item); err != nil || again != (Result{Present: 1}) {
+		t.Errorf("again: %+v, %v", again, err)
 	}
 }
