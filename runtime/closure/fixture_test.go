@@ -34,7 +34,7 @@ var systemImages = map[string]string{
 	"kubernetes":   "docker.io/rancher/hardened-kubernetes:v1.35.4-rke2r1",
 	"etcd":         "docker.io/rancher/hardened-etcd:v3.6.8-rke2r1",
 	"pause":        "docker.io/rancher/mirrored-pause:v0.1.0-rke2r1",
-	"klipper-helm": jobImage,
+	"helm-job":     jobImage,
 }
 
 func release() images.Release {

@@ -11,7 +11,7 @@ import (
 )
 
 // roleHelmJob is the role of the image that helm jobs run.
-const roleHelmJob = "klipper-helm"
+const roleHelmJob = "helm-job"
 
 // system notes what a server itself runs: its executables, the sandbox of every pod,
 // and the control plane's static pods.
