@@ -255,7 +255,7 @@ choose_archives() {
         [ "$better" != "$ending" ] || break
         [ ! -f "$artifacts/$set.linux-$arch.$better" ] || continue 2
       done
-      [ "$set" = rke2-images ] || printf '%s\n' "$set.linux-$arch.txt" >>"$work/whole"
+      printf '%s\n' "$set.linux-$arch" >>"$work/whole"
     fi
     printf '%s\n' "$name" >>"$work/archives"
   done
@@ -269,10 +269,10 @@ drop_base() {
   base=$(grep "^rke2-images\.linux-" "$work/archives") || return 0
   [ -f "$artifacts/rke2-images.linux-$arch.txt" ] || return 0
   : >"$work/others"
-  while read -r name; do
-    [ -f "$artifacts/$name" ] || continue
-    verify_file "$name" >/dev/null
-    cat "$artifacts/$name" >>"$work/others"
+  while read -r whole; do
+    if [ "$whole" = "rke2-images.linux-$arch" ] || [ ! -f "$artifacts/$whole.txt" ]; then continue; fi
+    verify_file "$whole.txt" >/dev/null
+    cat "$artifacts/$whole.txt" >>"$work/others"
   done <"$work/whole"
   verify_file "rke2-images.linux-$arch.txt" >/dev/null
   while read -r image; do
@@ -301,7 +301,8 @@ free_kb() {
 check_space() {
   images_kb=0
   while read -r name; do
-    if same "$images/$name" "$(listed "$name")"; then continue; fi
+    # Most likely the same; if not, the copying will tell.
+    if [ -f "$images/$name" ] && [ "$(size_of "$images/$name")" = "$(size_of "$artifacts/$name")" ]; then continue; fi
     images_kb=$((images_kb + $(size_of "$artifacts/$name") / 1024 + 1))
   done <"$work/archives"
   # The archive, and what is in it.
@@ -340,6 +341,7 @@ place() {
     return
   fi
   make_folder "$2"
+  [ ! -d "$2/$3" ] || fail "$2/$3 is a folder, and a file of that name is to be installed; nothing was changed" "move it away, then run this again"
   temporary=$2/.$3.rke2-install
   printf '%s\n' "$temporary" >>"$work/temporaries"
   rm -f "$temporary"
@@ -367,6 +369,8 @@ lock() {
     mkdir "$stage"
   fi
   printf '%s\n' $$ >"$stage/pid"
+  # Of a run that was killed.
+  rm -f "$images"/.rke2-images*.rke2-install
 }
 
 unpack() {
@@ -439,17 +443,17 @@ commit() {
   sync
 }
 
-# drop_replaced removes archives of the sets that were installed in another form.
+# drop_replaced removes archives of the sets that were installed in another form. Parts of
+# a set, and what differs from an earlier one, replace nothing: that may still be needed.
 drop_replaced() {
-  { cat "$work/archives"; printf '%s\n' "${base:-}"; } | while read -r name; do
-    set=${name%.linux-"$arch".*}.linux-$arch
+  while read -r whole; do
     for ending in $endings; do
-      old=$images/$set.$ending
-      if [ -z "$name" ] || [ ! -f "$old" ] || grep -Fqx -e "$set.$ending" "$work/archives"; then continue; fi
+      old=$images/$whole.$ending
+      if [ ! -f "$old" ] || grep -Fqx -e "$whole.$ending" "$work/archives"; then continue; fi
       rm -f "$old"
-      say "removed    $old: another file has this set now"
+      say "removed    $old: its images are in another file now"
     done
-  done
+  done <"$work/whole"
 }
 
 label() {

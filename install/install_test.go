@@ -222,3 +222,57 @@ func TestLabels(t *testing.T) {
 		}
 	})
 }
+
+// However it is ended, nothing half copied is used, and the next run completes it.
+func TestEndedHalfway(t *testing.T) {
+	for _, signal := range []string{"TERM", "HUP", "KILL"} {
+		t.Run(signal, func(t *testing.T) {
+			each(t, func(t *testing.T, r *root, a *artifacts) {
+				before := r.files(t)
+				// It is in the middle of its first copy for long.
+				slow := "sync() { sleep 2; }\n. \"" + media + "/install.sh\""
+				r.write(t, "/slow.sh", slow, 0o755)
+				out := r.must(t, `INSTALL_RKE2_ARTIFACT_PATH="`+media+`" sh /slow.sh & pid=$!
+while ! [ -f `+imagesDir+`/.`+a.name("rke2-images-canal", ".tar")+`.rke2-install ]; do sleep 0.1 2>/dev/null || sleep 1; done
+kill -`+signal+` $pid; code=0; wait $pid || code=$?; echo "exit $code"; rm -f /slow.sh`)
+				if strings.Contains(out, "exit 0") || strings.Contains(out, "installed  ") {
+					t.Errorf("it was not ended:\n%s", out)
+				}
+				if signal != "KILL" {
+					if after := r.files(t); !maps.Equal(before, after) {
+						t.Errorf("files changed: %v", after)
+					}
+				}
+				for name := range r.files(t) {
+					if _, ok := before[name]; !ok && !strings.Contains(name, "rke2-install") {
+						t.Errorf("%s is there", name)
+					}
+				}
+				// The killed one's archives are not among those of the next.
+				a.remove(t, a.name("rke2-images-canal", ".tar"), a.name("rke2-images", ".tar"))
+				r.must(t, "rm -rf /tmp/rke2-install.*; "+run)
+				a.installed(t, r, "/usr/local", "-core", "-ingress")
+			})
+		})
+	}
+}
+
+// Parts and deltas go in beside what they may need.
+func TestParts(t *testing.T) {
+	each(t, func(t *testing.T, r *root, a *artifacts) {
+		r.must(t, run)
+		b := newArtifacts(t, r, "v1.36.0+rke2r1", a.key)
+		whole := b.name("rke2-images-core", "")
+		for _, name := range []string{whole + ".tar", b.name("rke2-images", ".tar")} {
+			delete(b.content, name)
+		}
+		b.content[whole+".part1of2.tar"], b.content[whole+".part2of2.tar"] = "one", "two"
+		b.write(t)
+		out := r.must(t, run)
+		for _, name := range []string{whole + ".tar", whole + ".part1of2.tar", whole + ".part2of2.tar"} {
+			if !r.has(imagesDir + "/" + name) {
+				t.Errorf("%s is not there:\n%s", name, out)
+			}
+		}
+	})
+}
