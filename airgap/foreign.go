@@ -213,7 +213,7 @@ func (i Image) label() string {
 	case len(i.Digests) > 0:
 		return i.Digests[0].String()
 	}
-	return i.Desc.Digest.String()
+	return i.identity().String()
 }
 
 // attach finds the subjects of signatures and keeps those that are here.

@@ -310,7 +310,8 @@ func (a *Archive) signed(img Image) (v1.Hash, []trust.Signature, error) {
 	return img.Index, sigs, nil
 }
 
-// Names are all of an image's names as text; its digest if it has none.
+// Names are all of an image's names as text; its digest if it has none, or that of its
+// config in a legacy docker-archive.
 func (i Image) Names() []string {
 	var out []string
 	for _, t := range i.Refs {
@@ -319,8 +320,8 @@ func (i Image) Names() []string {
 	for _, d := range i.Digests {
 		out = append(out, d.String())
 	}
-	if len(out) == 0 && i.Desc.Digest != (v1.Hash{}) {
-		out = append(out, i.Desc.Digest.String())
+	if len(out) == 0 {
+		out = append(out, i.identity().String())
 	}
 	return out
 }
