@@ -264,6 +264,31 @@ func TestGapsAndNearMisses(t *testing.T) {
 	}
 }
 
+// TestImageNamedByItsIndex: pods name images by the digest of the index over several
+// platforms, of which a bundle has one. It counts if the bundle names it so.
+func TestImageNamedByItsIndex(t *testing.T) {
+	core := system(t, nil)
+	for _, named := range []bool{true, false} {
+		apps, index := indexed(t, "example.com/app", named)
+		digest := apps.Archive.Images()[0].Desc.Digest.String()
+		in := Input{Bundles: []scan.File{core, apps}, Images: []string{"example.com/app:1@" + index, "example.com/app@" + digest}}
+		r := prove(t, in)
+		image := find(t, r, "example.com/app@"+index)
+		if named != (image.Gap == nil) || !named && !strings.Contains(image.Gap.Reason, "it is asked for by") {
+			t.Errorf("named %v: got %+v", named, image.Gap)
+		}
+		if g := find(t, r, "example.com/app@"+digest).Gap; g != nil {
+			t.Errorf("named %v: by the manifest's digest: %+v", named, g)
+		}
+		in.Settings = Defaults("none")
+		in.Settings.AirgapExtraRegistries = []string{"registry.local"}
+		in.Images = []string{"registry.local/app@" + index}
+		if g := find(t, prove(t, in), in.Images[0]).Gap; named != (g == nil) {
+			t.Errorf("named %v, in another registry: got %+v", named, g)
+		}
+	}
+}
+
 func TestOverrides(t *testing.T) {
 	s, err := ReadSettings(file(t, "config.yaml", `
 kube-apiserver-image: example.com/apiserver:1

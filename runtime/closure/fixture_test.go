@@ -31,10 +31,10 @@ const (
 
 // systemImages are those of the release beside the runtime image, by role.
 var systemImages = map[string]string{
-	"kubernetes":   "docker.io/rancher/hardened-kubernetes:v1.35.4-rke2r1",
-	"etcd":         "docker.io/rancher/hardened-etcd:v3.6.8-rke2r1",
-	"pause":        "docker.io/rancher/mirrored-pause:v0.1.0-rke2r1",
-	"helm-job":     jobImage,
+	"kubernetes": "docker.io/rancher/hardened-kubernetes:v1.35.4-rke2r1",
+	"etcd":       "docker.io/rancher/hardened-etcd:v3.6.8-rke2r1",
+	"pause":      "docker.io/rancher/mirrored-pause:v0.1.0-rke2r1",
+	"helm-job":   jobImage,
 }
 
 func release() images.Release {
@@ -237,4 +237,50 @@ func (a *artifacts) Blob(h v1.Hash) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("no blob %s", h)
 	}
 	return io.NopCloser(bytes.NewReader(b)), nil
+}
+
+// indexed writes a bundle of an image that was taken out of an image index, under its
+// tag 1 and, if named, under the index's digest.
+func indexed(t *testing.T, repository string, named bool) (scan.File, string) {
+	t.Helper()
+	image := imageOf(t, "amd64", map[string]string{"name": repository})
+	index := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex), mutate.IndexAddendum{Add: image})
+	rawIndex, err := index.RawManifest()
+	must(t, err)
+	h, err := index.Digest()
+	must(t, err)
+	s := &artifacts{blobs: map[v1.Hash][]byte{h: rawIndex}}
+	raw, err := image.RawManifest()
+	must(t, err)
+	m, err := image.Manifest()
+	must(t, err)
+	digest, err := image.Digest()
+	must(t, err)
+	s.blobs[digest] = raw
+	s.blobs[m.Config.Digest], err = image.RawConfigFile()
+	must(t, err)
+	layers, err := image.Layers()
+	must(t, err)
+	r, err := layers[0].Compressed()
+	must(t, err)
+	s.blobs[m.Layers[0].Digest], err = io.ReadAll(r)
+	must(t, err)
+	names := []string{repository + ":1"}
+	if named {
+		names = append(names, repository+"@"+h.String())
+	}
+	for _, n := range names {
+		s.index = append(s.index, v1.Descriptor{MediaType: types.OCIManifestSchema1, Size: int64(len(raw)), Digest: digest, Annotations: map[string]string{
+			airgap.AnnotationKind: airgap.KindImage, airgap.AnnotationImageName: n, airgap.AnnotationRefName: n, airgap.AnnotationIndex: h.String(),
+		}})
+	}
+	path := filepath.Join(t.TempDir(), "apps.tar")
+	f, err := os.Create(path)
+	must(t, err)
+	must(t, airgap.Write(t.Context(), f, s, airgap.Selection{Platform: v1.Platform{OS: "linux", Architecture: "amd64"}, AllowUnsigned: true}))
+	must(t, f.Close())
+	archive, err := airgap.Open(path)
+	must(t, err)
+	t.Cleanup(func() { _ = archive.Close() })
+	return scan.File{Path: path, Archive: archive}, h.String()
 }

@@ -31,7 +31,6 @@ type stored struct {
 	archive *airgap.Archive
 	image   airgap.Image
 	names   []reference.Named
-	tags    int  // how many of the names, the first, are tags: nodes import by tag
 	other   bool // of another platform
 }
 
@@ -66,7 +65,6 @@ func (s *shelf) add(a *airgap.Archive, image airgap.Image) {
 	for _, t := range image.Refs {
 		st.name(t.String())
 	}
-	st.tags = len(st.names)
 	for _, d := range image.Digests {
 		st.name(d.String())
 	}
@@ -75,12 +73,10 @@ func (s *shelf) add(a *airgap.Archive, image airgap.Image) {
 		return
 	}
 	at := len(s.images) - 1
-	for _, n := range st.names[:st.tags] {
+	for _, n := range st.names {
 		keys := []string{n.String()}
-		if tagged, ok := n.(reference.Tagged); ok {
-			for _, r := range s.registries {
-				keys = append(keys, strings.TrimSuffix(r, "/")+"/"+reference.Path(n)+":"+tagged.Tag())
-			}
+		for _, r := range s.registries {
+			keys = append(keys, strings.TrimSuffix(r, "/")+"/"+reference.Path(n)+strings.TrimPrefix(n.String(), n.Name()))
 		}
 		for _, k := range keys {
 			if _, ok := s.byRef[k]; !ok {
@@ -134,7 +130,7 @@ func (s *shelf) byDigest(wanted reference.Named, digest string) (int, bool) {
 }
 
 func (s *shelf) sameRepository(st stored, wanted reference.Named) bool {
-	for _, n := range st.names[:st.tags] {
+	for _, n := range st.names {
 		if n.Name() == wanted.Name() {
 			return true
 		}
@@ -207,7 +203,7 @@ func (s *shelf) gap(wanted reference.Named) *Gap {
 			switch {
 			case st.other && n.String() == wanted.String():
 				platforms = append(platforms, near)
-			case n.String() == wanted.String(), byDigest && st.image.Index.String() == digestOf(wanted):
+			case byDigest && st.image.Index.String() == digestOf(wanted):
 				unnamed = append(unnamed, near)
 			case n.Name() == wanted.Name() && byDigest:
 				digests = append(digests, near)
@@ -224,7 +220,7 @@ func (s *shelf) gap(wanted reference.Named) *Gap {
 	case len(platforms) > 0:
 		g.Reason, g.Near = "it is there for another platform only", platforms
 	case len(unnamed) > 0:
-		g.Reason, g.Near = "it is asked for by the digest of its image index, and a node gives what it imports only tags and the digest of its platform's manifest: ask for it by tag", unnamed
+		g.Reason, g.Near = "it is asked for by the digest of its image index, and the bundle does not name it so: make the bundle with the reference by digest", unnamed
 	case len(registries) > 0:
 		g.Reason, g.Near = "it is there under the name of another registry: name the image so, or set system-default-registry", registries
 	case len(digests) > 0:
