@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,41 +45,61 @@ type Delta struct {
 // layers and attestations, and all of its manifests, configs and signatures, so that it
 // is verified on its own. The same bundles give the same bytes.
 func MakeDelta(ctx context.Context, opt DeltaOptions) (Delta, error) {
-	d, err := makeDelta(ctx, opt)
+	made, err := makeDeltas(ctx, opt, 1)
 	if err != nil {
-		return d, fmt.Errorf("making a delta of %s: %w", strings.Join(opt.New, ", "), err)
+		return Delta{}, err
 	}
-	return d, nil
+	return made[0], nil
 }
 
-func makeDelta(ctx context.Context, opt DeltaOptions) (Delta, error) {
-	if len(opt.From) == 0 {
-		return Delta{}, errors.New("a bundle to make it from is needed")
+// MakeDeltas is MakeDelta for any number of new bundles, a delta each. For more than one,
+// the output is a folder. If it fails, the deltas that are done stay.
+func MakeDeltas(ctx context.Context, opt DeltaOptions) ([]Delta, error) {
+	return makeDeltas(ctx, opt, -1)
+}
+
+func makeDeltas(ctx context.Context, opt DeltaOptions, most int) ([]Delta, error) {
+	fail := func(err error) ([]Delta, error) {
+		return nil, fmt.Errorf("making a delta of %s: %w", strings.Join(opt.New, ", "), err)
+	}
+	if len(opt.From) == 0 || len(opt.New) == 0 {
+		return fail(errors.New("a bundle, and one to make it from, are needed"))
 	}
 	news, err := OpenSet(opt.New...)
 	if err != nil {
-		return Delta{}, err
+		return fail(err)
 	}
 	defer news.Close()
 	if err := news.Complete(); err != nil {
-		return Delta{}, err
+		return fail(err)
 	}
-	if len(news.Archives) != 1 {
-		return Delta{}, fmt.Errorf("they are %d bundles: make a delta of each, or name all parts of one", len(news.Archives))
+	for _, a := range news.Archives {
+		if !a.IsBundle() {
+			return fail(fmt.Errorf("%s was not written by rke2 bundle, so it can't be made again byte for byte: make a bundle of it first", a.Path()))
+		}
 	}
-	whole := news.Archives[0]
-	if !whole.IsBundle() {
-		return Delta{}, fmt.Errorf("%s was not written by rke2 bundle, so it can't be made again byte for byte: make a bundle of it first", whole.Path())
+	if n := len(news.Archives); n > 1 {
+		if info, err := os.Stat(opt.Output); most == 1 || err != nil || !info.IsDir() {
+			return fail(fmt.Errorf("they are %d bundles, which give a delta each: name a folder that is there as the output, or all parts of one bundle", n))
+		}
 	}
 	olds, err := OpenSet(opt.From...)
 	if err != nil {
-		return Delta{}, err
+		return fail(err)
 	}
 	defer olds.Close()
 	if err := olds.Complete(); err != nil {
-		return Delta{}, err
+		return fail(err)
 	}
-	return writeDelta(ctx, opt, plainName(whole.Path()), whole, olds.Archives)
+	var out []Delta
+	for _, a := range news.Archives {
+		d, err := writeDelta(ctx, opt, plainName(a.Path()), a, olds.Archives)
+		if err != nil {
+			return out, fmt.Errorf("making a delta of %s: %w", a.Path(), err)
+		}
+		out = append(out, d)
+	}
+	return out, nil
 }
 
 func writeDelta(ctx context.Context, opt DeltaOptions, name string, whole *Archive, olds []*Archive) (Delta, error) {

@@ -7,9 +7,11 @@ import (
 	"io"
 	mrand "math/rand"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -74,6 +76,11 @@ func TestDelta(t *testing.T) {
 	noError(t, err)
 	if again.SHA256 != made.SHA256 || !bytes.Equal(mustRead(t, again.File), mustRead(t, made.File)) {
 		t.Error("a second delta has other bytes")
+	}
+	again, err = MakeDelta(t.Context(), DeltaOptions{From: []string{compressed(t, base, ".tar.zst")}, New: []string{compressed(t, next, ".tar.gz")}, Output: filepath.Join(dir, "third.tar")})
+	noError(t, err)
+	if again.Whole != made.Whole || again.Layers != made.Layers || again.Size != made.Size {
+		t.Errorf("of compressed bundles: %+v", again)
 	}
 	a := mustOpen(t, made.File)
 	p, ok := a.Partial()
@@ -167,8 +174,18 @@ func TestDeltaOfSeveral(t *testing.T) {
 		t.Errorf("from a part alone: %v", err)
 	}
 	other := file(t, "other.tar", f.bytes(Selection{Sets: []string{"other"}, Platform: amd64}))
-	if _, err := MakeDelta(t.Context(), DeltaOptions{From: parts, New: []string{next, other}, Output: dir}); err == nil || !strings.Contains(err.Error(), "2 bundles") {
+	two := DeltaOptions{From: parts, New: []string{next, other}, Output: dir}
+	if _, err := MakeDelta(t.Context(), two); err == nil || !strings.Contains(err.Error(), "2 bundles") {
 		t.Errorf("of two bundles: %v", err)
+	}
+	each, err := MakeDeltas(t.Context(), two)
+	noError(t, err)
+	if len(each) != 2 || filepath.Base(each[0].File) != DeltaName(wholeName) || filepath.Base(each[1].File) != "other.delta.tar" {
+		t.Errorf("of two bundles: %+v", each)
+	}
+	two.Output = filepath.Join(dir, "x.tar")
+	if _, err := MakeDeltas(t.Context(), two); err == nil || !strings.Contains(err.Error(), "folder") {
+		t.Errorf("two bundles into one file: %v", err)
 	}
 }
 
@@ -281,5 +298,51 @@ func TestDeltaOfAttestations(t *testing.T) {
 	}
 	if _, ok := absent[hashOf([]byte("signature"))]; ok {
 		t.Error("the signature was left out")
+	}
+}
+
+// TestAssembleKilled: a process that is killed half way leaves no bundle, and nothing that
+// stands in the next one's way.
+func TestAssembleKilled(t *testing.T) {
+	const env = "AIRGAP_TEST_ASSEMBLE"
+	if args := os.Getenv(env); args != "" { // the process to be killed
+		f := strings.Split(args, "\n")
+		_, _ = Assemble(t.Context(), AssembleOptions{Parts: f[:1], From: f[1:2], Output: f[2], Progress: func(string, int64, int64) {
+			time.Sleep(5 * time.Millisecond)
+		}})
+		return
+	}
+	const size = 20 << 20
+	base, next := file(t, "old.tar", simple(t, size).bytes(core())), file(t, wholeName, bumped(t, size).bytes(core()))
+	delta := filepath.Join(t.TempDir(), "d.tar")
+	_, err := MakeDelta(t.Context(), DeltaOptions{From: []string{base}, New: []string{next}, Output: delta})
+	noError(t, err)
+	dir := t.TempDir()
+	out, partial := filepath.Join(dir, "new.tar"), filepath.Join(dir, ".new.tar.partial")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestAssembleKilled$")
+	cmd.Env = append(os.Environ(), env+"="+strings.Join([]string{delta, base, out}, "\n"))
+	noError(t, cmd.Start())
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		if info, err := os.Stat(partial); err == nil && info.Size() > size {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it never began to write")
+		}
+	}
+	noError(t, cmd.Process.Kill())
+	if err := cmd.Wait(); err == nil {
+		t.Fatal("it ended before it was killed")
+	}
+	if _, err := os.Stat(out); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("there is a bundle: %v", err)
+	}
+	_, err = Assemble(t.Context(), AssembleOptions{Parts: []string{delta}, From: []string{base}, Output: out})
+	noError(t, err)
+	if !bytes.Equal(mustRead(t, out), mustRead(t, next)) {
+		t.Error("other bytes")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("left: %v, %v", entries, err)
 	}
 }

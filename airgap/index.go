@@ -386,6 +386,9 @@ func neverShipped(l v1.Descriptor) bool { return !l.MediaType.IsDistributable() 
 
 // lack notes a layer that a partial bundle leaves out.
 func (a *Archive) lack(d v1.Descriptor, what, part string) error {
+	if d.Size > maxBlob {
+		return fmt.Errorf("%w: %s: its %s, blob %s, claims %d bytes", ErrRefusedContent, what, part, d.Digest, d.Size)
+	}
 	if known, ok := a.absent[d.Digest]; ok && known.Size != d.Size {
 		return fmt.Errorf("%w: %s: its %s, blob %s, is said to have %d bytes and %d bytes", ErrDamaged, what, part, d.Digest, known.Size, d.Size)
 	} else if !ok {

@@ -62,6 +62,7 @@ const (
 	// partialFormat keeps readers away that know whole bundles only.
 	partialFormat = "1-part"
 	maxParts      = 9999
+	maxBlob       = 1 << 50 // bytes of a layer that is not there; real ones are far below
 )
 
 // PartName is the file name of a part of a bundle that is called base (NAME.tar).
