@@ -303,10 +303,13 @@ func (g *gatherer) wantForChart(ref, why string) error {
 	return g.wants.add(ref, why)
 }
 
+// localCharts stands for the registry of charts that are from none.
+const localCharts = "charts.local"
+
 // chartRef is what the bundle calls a chart: what it is called in its registry, or where
 // the declaration wants it to be.
 func chartRef(spec *manifest.Chart, c *chart) (string, error) {
-	path := "localhost/charts"
+	path := localCharts
 	if at, ok := strings.CutPrefix(c.source, "oci://"); ok {
 		path = at[:strings.LastIndex(at, "/")]
 	} else if u, err := url.Parse(spec.Repo); err == nil && u.Host != "" {
@@ -317,7 +320,7 @@ func chartRef(spec *manifest.Chart, c *chart) (string, error) {
 	}
 	tag, err := airgap.ParseTag(path + "/" + c.Name + ":" + c.Tag())
 	if err != nil && spec.Registry == "" { // not every URL makes a reference
-		tag, err = airgap.ParseTag("localhost/charts/" + c.Name + ":" + c.Tag())
+		tag, err = airgap.ParseTag(localCharts + "/" + c.Name + ":" + c.Tag())
 	}
 	if err != nil {
 		return "", fmt.Errorf("its name in the bundle: %w: set registry to oci://REGISTRY/PATH", err)

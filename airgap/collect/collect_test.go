@@ -11,11 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	ggcr "github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/rancher/rke2/airgap"
 	"github.com/rancher/rke2/airgap/manifest"
@@ -49,59 +45,8 @@ func serve(t testing.TB) *fixture {
 		distribution.Image{Ref: f.refs()[0], Platforms: []string{"amd64", "arm64"}, Layers: [][]byte{distribution.Random(1, 3<<20), distribution.Random(2, 50_000)}},
 		distribution.Image{Ref: f.refs()[1], Platforms: []string{"amd64"}, Flat: true, Layers: [][]byte{distribution.Random(2, 50_000), distribution.Random(3, 1<<20)}},
 	)
-	f.push(t)
+	f.Seed(t, f.layout)
 	return f
-}
-
-// push copies the layout into the registry as cosign and docker would.
-func (f *fixture) push(t testing.TB) {
-	t.Helper()
-	path := layout.Path(f.layout)
-	idx, err := airgap.Layout(f.layout).Index()
-	noError(t, err)
-	at := map[string]string{} // repository of each manifest
-	opts := f.remote()
-	for _, d := range idx.Manifests {
-		ref := d.Annotations[airgap.AnnotationImageName]
-		if ref == "" {
-			continue
-		}
-		tag, err := name.NewTag(ref)
-		noError(t, err)
-		at[d.Digest.String()] = tag.Repository.Name()
-		if !d.MediaType.IsIndex() {
-			img, err := path.Image(d.Digest)
-			noError(t, err)
-			noError(t, ggcr.Write(tag, img, opts...))
-			continue
-		}
-		all, err := path.ImageIndex()
-		noError(t, err)
-		one, err := all.ImageIndex(d.Digest)
-		noError(t, err)
-		noError(t, ggcr.WriteIndex(tag, one, opts...))
-		m, err := one.IndexManifest()
-		noError(t, err)
-		for _, c := range m.Manifests {
-			at[c.Digest.String()] = tag.Repository.Name()
-		}
-	}
-	for _, d := range idx.Manifests {
-		suffix := map[string]string{airgap.KindSignatures: ".sig", airgap.KindAttestations: ".att"}[d.Annotations[airgap.AnnotationKind]]
-		if suffix == "" {
-			continue
-		}
-		of := d.Annotations[airgap.AnnotationSigns]
-		tag, err := name.NewTag(at[of] + ":" + strings.Replace(of, ":", "-", 1) + suffix)
-		noError(t, err)
-		img, err := path.Image(d.Digest)
-		noError(t, err)
-		noError(t, ggcr.Write(tag, img, opts...))
-	}
-}
-
-func (f *fixture) remote() []ggcr.Option {
-	return []ggcr.Option{ggcr.WithTransport(f.HTTP().Transport), ggcr.WithAuth(authn.Anonymous)}
 }
 
 // registries writes a registries.yaml with the credentials and authority for addresses.
@@ -118,6 +63,9 @@ func (f *fixture) registries(t testing.TB, more string, addresses ...string) *mi
 	noError(t, err)
 	return c
 }
+
+// distantPast is another time than now.
+var distantPast = time.Unix(1e9, 0)
 
 func door(c *mirrors.Config) *mirrors.Door {
 	return mirrors.NewDoor(c, registry.Settings{Retries: 3, Pause: time.Millisecond}, nil)
@@ -171,8 +119,7 @@ func gather(ctx context.Context, t testing.TB, b manifest.Bundle, opt Options) (
 	return out, c, nil
 }
 
-func TestRegistry(t *testing.T) {
-	f := serve(t)
+func testRegistry(t *testing.T, f *fixture) {
 	opt := options(t, door(f.registries(t, "", f.Addr)), t.TempDir())
 	got, c, err := gather(t.Context(), t, manifest.Bundle{Images: f.refs()}, opt)
 	noError(t, err)
@@ -194,5 +141,27 @@ func TestRegistry(t *testing.T) {
 	}
 	if len(c.Images) != 2 || c.Images[1].Digest != two.Index.String() || c.Images[1].Signatures != 2 || c.Images[1].Statements != 1 || c.Images[1].From != "https://"+f.Addr {
 		t.Errorf("%+v", c.Images)
+	}
+}
+
+// TestDistribution gathers from one distribution registry, with TLS and a password.
+func TestDistribution(t *testing.T) {
+	f := serve(t)
+	for name, test := range map[string]func(*testing.T, *fixture){
+		"Charts":             testCharts,
+		"ChartsOfRegistries": testChartsOfRegistries,
+		"Archives":           testArchives,
+		"DamagedCache":       testDamagedCache,
+		"Faults":             testFaults,
+		"Layouts":            testLayouts,
+		"Mirrors":            testMirrors,
+		"NamesByDigest":      testNamesByDigest,
+		"Platforms":          testPlatforms,
+		"Referrers":          testReferrers,
+		"Registry":           testRegistry,
+		"RequireSigned":      testRequireSigned,
+		"SameBytes":          testSameBytes,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, f) })
 	}
 }

@@ -303,7 +303,7 @@ func walk(f manifest.File, found map[string]string) error {
 	}
 	st, err := os.Stat(f.Path)
 	if err != nil {
-		return fmt.Errorf("file: %w", err)
+		return fmt.Errorf("a file to carry along: %w", err)
 	}
 	to := f.To
 	if to == "" {

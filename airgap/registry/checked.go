@@ -88,10 +88,11 @@ func (c *checked) used() bool {
 	return c.closed
 }
 
-// damage is what was wrong with the blob, if it was read that far.
-func (c *checked) damage() error {
+// detach ends the reports, and gives what was wrong with the blob, if it was read that far.
+func (c *checked) detach() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.moved = func(int64) {}
 	return c.fail
 }
 

@@ -74,14 +74,15 @@ func explain(to advice, repository, doing string, err error) error {
 		record  tls.RecordHeaderError
 	)
 	switch {
-	case errors.As(err, &answer):
-		return explainAnswer(to, repository, doing, err, answer)
+	// Certificates first: where plain HTTP was tried after TLS, that failed for them.
 	case errors.As(err, &x509.UnknownAuthorityError{}):
 		return wrap(ErrUntrusted, "its certificate is signed by an authority that this machine does not know: %s", to.authority)
 	case errors.As(err, &host):
 		return wrap(ErrUntrusted, "its certificate is for another name: use the name that is in the certificate")
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return wrap(ErrUntrusted, "its certificate has expired or is not valid yet: check this machine's clock, and the certificate")
+	case errors.As(err, &answer):
+		return explainAnswer(to, repository, doing, err, answer)
 	case alert(err):
 		return wrap(ErrUntrusted, "it refuses the connection: it may want a client certificate (%s)", to.client)
 	case errors.As(err, &record) || strings.Contains(err.Error(), "HTTP response to HTTPS client"):

@@ -228,7 +228,8 @@ func (u *upload) patch(ctx context.Context) error {
 	}
 	resp, err := u.send(ctx, http.MethodPatch, u.location, body, u.blob.Size-from, header)
 	for _, c := range open {
-		if damage := c.damage(); damage != nil {
+		// A registry may answer before it has read all; what is still read tells nothing.
+		if damage := c.detach(); damage != nil {
 			err = damage
 		}
 	}
@@ -243,6 +244,7 @@ func (u *upload) patch(ctx context.Context) error {
 		return err
 	}
 	u.accepted = u.blob.Size
+	u.moved(u.accepted)
 	return u.next(resp)
 }
 

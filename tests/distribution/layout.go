@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -77,7 +78,8 @@ func WriteLayout(t testing.TB, dir string, images ...Image) (publicKey string) {
 		said = append(said, d)
 	}
 	for _, img := range images {
-		repo, tag, _ := bytes.Cut([]byte(img.Ref), []byte(":"))
+		colon := strings.LastIndex(img.Ref, ":") // a registry may have a port
+		repo, tag := img.Ref[:colon], img.Ref[colon+1:]
 		var manifests []v1.Descriptor
 		for _, arch := range img.Platforms {
 			config := v1.ConfigFile{OS: "linux", Architecture: arch, RootFS: v1.RootFS{Type: "layers"}}
@@ -106,7 +108,7 @@ func WriteLayout(t testing.TB, dir string, images ...Image) (publicKey string) {
 			subjects = append([]v1.Descriptor{root}, manifests...)
 		}
 		for i, d := range subjects {
-			s, err := key.Sign(t.Context(), sign.Claim{Repository: string(repo), Tag: string(tag), Manifest: d.Digest})
+			s, err := key.Sign(t.Context(), sign.Claim{Repository: repo, Tag: tag, Manifest: d.Digest})
 			say(layout.KindSigs, d.Digest, s, err)
 			if i > 0 || img.Flat {
 				statement := fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":%q,"digest":{"sha256":%q}}],"predicateType":"https://slsa.dev/provenance/v1","predicate":{}}`, repo, d.Digest.Hex)
