@@ -32,8 +32,6 @@ type Input struct {
 	Platform v1.Platform
 	// KubeVersion is what charts are told; "" is the release's.
 	KubeVersion string
-	// Fetcher gets charts that are in no bundle; nil says that they are gaps.
-	Fetcher charts.Fetcher
 	// Progress is told what is done next, and how much of how many steps is; may be nil.
 	Progress func(step string, done, total int)
 }

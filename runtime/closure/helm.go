@@ -212,13 +212,10 @@ func (p *prover) chart(ctx context.Context, h helmChart) (*charts.Chart, error) 
 		return nil, fmt.Errorf("chart %q has no repo, and is no URL", h.Spec.Chart)
 	}
 	c, err := p.shelf.chart(ref)
-	if c != nil || err != nil {
-		return c, err
+	if c == nil && err == nil {
+		err = fmt.Errorf("chart %s is in the network and in no bundle; a cluster with no network cannot get it: put it into chartContent, or serve it to the cluster and add it to a bundle", ref)
 	}
-	if p.in.Fetcher == nil {
-		return nil, fmt.Errorf("chart %s is in the network and in no bundle; a cluster with no network cannot get it: put it into chartContent, or serve it to the cluster and add it to a bundle", ref)
-	}
-	return charts.Load(ctx, ref, p.in.Fetcher)
+	return c, err
 }
 
 // values are put together as a helm job does: the chart's own, the HelmChart's, the
