@@ -82,6 +82,9 @@ mount -t tmpfs tmpfs /mnt
 : >/run/netns/cni-1 >/run/netns/operators
 mount --bind /proc/self/ns/net /run/netns/cni-1
 mount --bind /proc/self/ns/net /run/netns/operators
+mkdir -p /run/containerd/s /run/containerd/runc/k8s.io/pod1 /run/containerd/runc/k8s.io/dockers
+: >/run/containerd/s/0a1b >/run/containerd/s/dockers
+echo '{"version":3,"address":"unix:///run/containerd/s/0a1b","protocol":"ttrpc"}' >/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/pod1/bootstrap.json
 echo '{"linux":{"namespaces":[{"type":"network","path":"/var/run/netns/cni-1"}]}}' >/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/pod1/config.json
 /usr/local/bin/rke2 server &
 /usr/local/bin/rke2 bundle verify server & verify=$!
@@ -97,7 +100,7 @@ echo "exit $?"
 echo "--- left"
 for p in /proc/[0-9]*; do readlink $p/exe 2>/dev/null || :; done | sort | uniq -c
 cut -d ' ' -f 5 /proc/self/mountinfo | sort
-ls /run/netns
+ls /run/netns /run/containerd/s /run/containerd/runc/k8s.io
 kill $bystander $verify
 `
 
@@ -124,14 +127,14 @@ func TestKillall(t *testing.T) {
 				if !strings.Contains(said, "exit 0") {
 					t.Errorf("it failed:\n%s", out)
 				}
-				for _, gone := range []string{"containerd", "in-a-container", "rootfs", "volumes", "cni-1", "2 /usr/local/bin/rke2"} {
+				for _, gone := range []string{"bin/containerd", "in-a-container", "rootfs", "volumes", "cni-1", "0a1b", "pod1", "2 /usr/local/bin/rke2"} {
 					if strings.Contains(left, gone) {
 						t.Errorf("%s is left:\n%s", gone, left)
 					}
 				}
 				for _, kept := range []string{
 					"1 /usr/bin/bystander", "1 /usr/local/bin/rke2", // verifies a bundle
-					"\n/mnt\n", "/var/lib/kubelet/pods/uid/nfs", "/agent/images", "/server/db", "operators",
+					"\n/mnt\n", "/var/lib/kubelet/pods/uid/nfs", "/agent/images", "/server/db", "operators", "s:\ndockers", "k8s.io:\ndockers",
 				} {
 					if !strings.Contains(left, kept) {
 						t.Errorf("%s was not rke2's and is gone:\n%s", kept, left)

@@ -91,12 +91,14 @@ members() {
   sort -un "$work/members" | grep -vx $$ || :
 }
 
-# remember notes what only the state of running containers tells: their ids and the
-# network namespaces of pods.
+# remember notes what only the state of running containers tells: their ids, the network
+# namespaces of pods, and the sockets of shims, which are among those of any other
+# containerd's.
 remember() {
   for task in "$state"/io.containerd.runtime.v2.task/k8s.io/*; do
     [ -d "$task" ] || continue
     printf '%s\n' "${task##*/}" >>"$work/containers"
+    grep -ho 'unix:///run/containerd/s/[0-9a-f]*' "$task/bootstrap.json" "$task/address" 2>/dev/null | sed 's|^unix://||' >>"$work/sockets" || :
     grep -o '"path": *"[^"]*/netns/[^"/]*"' "$task/config.json" 2>/dev/null | sed 's/.*"\(.*\)"/\1/' >>"$work/namespaces" || :
   done
   sort -u -o "$work/namespaces" "$work/namespaces"
@@ -203,6 +205,12 @@ remove_namespaces() {
   [ ! -s "$work/namespaces" ] || say "removed $(wc -l <"$work/namespaces" | tr -d ' ') network namespaces of pods"
 }
 
+# remove_state: what shims and runc leave in memory when they are killed.
+remove_state() {
+  while read -r id; do rm -rf "/run/containerd/runc/k8s.io/$id"; done <"$work/containers"
+  while read -r socket; do rm -f "$socket"; done <"$work/sockets"
+}
+
 # another_node: a Kubernetes of somebody else's, which has interfaces and rules of the
 # same names.
 another_node() {
@@ -306,11 +314,13 @@ main() {
   trap 'exit 143' TERM HUP
   : >"$work/containers"
   : >"$work/namespaces"
+  : >"$work/sockets"
   remember
   stop_service
   kill_members
   unmount_all
   remove_namespaces
+  [ -n "$failed" ] || remove_state
   if other=$(another_node); then
     warn "another Kubernetes runs here ($other): network interfaces and rules are left as they are"
   else

@@ -147,7 +147,7 @@ another_node() {
 
 remove_kubelet() {
   if [ -z "$dry" ] && other=$(another_node); then
-    warn "another Kubernetes runs here ($other): left /var/lib/kubelet, /var/log/pods, /run/k3s and /var/lib/cni"
+    warn "another Kubernetes runs here ($other): left /var/lib/kubelet, /var/log/pods, /run/k3s, /var/lib/cni and /etc/rancher/node"
     return
   fi
   for path in /var/lib/kubelet /var/log/pods /var/log/containers /run/k3s; do
@@ -159,7 +159,14 @@ remove_kubelet() {
       remove "$path"
     fi
   done
+  # The node's password, which K3s has in the same place.
+  [ -d /etc/rancher/k3s ] || remove /etc/rancher/node
   remove_addresses
+  # containerd's, if no other one listens there.
+  if [ -S /run/nri/nri.sock ] && ! grep -q '/run/nri/nri\.sock$' /proc/net/unix; then remove /run/nri/nri.sock; fi
+  remove_if_empty /run/nri /run/netns /run/containerd/runc/k8s.io /run/containerd/runc /run/containerd/s /run/containerd \
+    /usr/libexec/kubernetes/kubelet-plugins/volume/exec /usr/libexec/kubernetes/kubelet-plugins/volume \
+    /usr/libexec/kubernetes/kubelet-plugins /usr/libexec/kubernetes
 }
 
 # remove_addresses: what CNI plugins remember of pods. A network that has an address left
@@ -218,10 +225,11 @@ remove_installed() {
   if [ -n "$systemd" ] && [ -z "$dry" ]; then systemctl daemon-reload || warn "systemctl daemon-reload failed"; fi
   [ ! -e "$work/failed" ] || fail "not everything could be removed: see above" "mend it and run $0 again"
   for file in rke2 rke2-killall.sh rke2-uninstall.sh; do remove "$bin/$file"; done
-  # Folders that only an installation of ours has.
+  # Folders that systems have empty are theirs.
+  remove_if_empty "$prefix/lib/systemd/system" "$prefix/lib/systemd"
   case $prefix in
     /usr | /usr/local) ;;
-    *) remove_if_empty "$prefix/bin" "$prefix/lib/systemd/system" "$prefix/lib/systemd" "$prefix/lib" "$prefix/share" "$prefix" ;;
+    *) remove_if_empty "$prefix/bin" "$prefix/lib" "$prefix/share" "$prefix" ;;
   esac
 }
 

@@ -45,12 +45,11 @@ func TestUninstall(t *testing.T) {
 		}
 		out = r.must(t, uninstall)
 		left := slices.Sorted(maps.Keys(r.files(t)))
-		want := append(slices.Sorted(maps.Keys(before)), "/etc/rancher/node/password")
-		slices.Sort(want)
+		want := slices.Sorted(maps.Keys(before))
 		if !slices.Equal(left, want) {
 			t.Errorf("left:\n%s\nwant:\n%s\n%s", strings.Join(left, "\n"), strings.Join(want, "\n"), out)
 		}
-		for _, dir := range []string{dataDir, "/var/lib/rancher", "/var/lib/kubelet", "/etc/rancher/rke2", "/usr/local/share/rke2", "/var/lib/cni/networks/ours"} {
+		for _, dir := range []string{dataDir, "/var/lib/rancher", "/var/lib/kubelet", "/etc/rancher", "/usr/local/share/rke2", "/usr/local/lib/systemd", "/var/lib/cni/networks/ours"} {
 			if r.has(dir) {
 				t.Errorf("%s is left:\n%s", dir, out)
 			}
