@@ -29,7 +29,7 @@ func ParseRewrite(s string) (Rewrite, error) {
 		return Rewrite{}, fmt.Errorf("rewrite %q: want FROM=TO, such as docker.io/rancher=mirror/rancher", s)
 	}
 	if to != "" {
-		if _, err := name.NewRepository("registry.invalid/"+to, name.StrictValidation); err != nil {
+		if _, err := name.NewRepository("registry.invalid/"+to+"/name", name.StrictValidation); err != nil {
 			return Rewrite{}, fmt.Errorf("rewrite %q: %q is no path of a repository: %w", s, to, err)
 		}
 	}
