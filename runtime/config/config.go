@@ -31,6 +31,7 @@ const (
 	RoleKubernetes = "kubernetes"
 	RoleEtcd       = "etcd"
 	RolePause      = "pause"
+	RoleHelmJob    = "helm-job"
 )
 
 // Config is one node's settings. It is complete and checked when New made it.

@@ -29,6 +29,7 @@ var release = images.Release{
 		{Name: "b", Role: config.RoleKubernetes, Reference: "docker.io/rancher/hardened-kubernetes:v9.8.7-rke2r6"},
 		{Name: "c", Role: config.RoleEtcd, Reference: "docker.io/rancher/hardened-etcd:v3"},
 		{Name: "d", Role: config.RolePause, Reference: "docker.io/rancher/mirrored-pause:v1"},
+		{Name: "e", Role: config.RoleHelmJob, Reference: "docker.io/rancher/klipper-helm:v2"},
 	},
 }
 
@@ -60,6 +61,7 @@ func TestParse(t *testing.T) {
 		{"node-label (file and drop-in)", strings.Join(cmds.AgentConfig.Labels.Value(), " "), "a=b c=d"},
 		{"kube-apiserver-arg (file)", strings.Join(cmds.ServerConfig.ExtraAPIArgs.Value(), " "), "v=2"},
 		{"extra mount", strings.Join(c.ExtraMounts["etcd"], " "), "/a:/b:ro"},
+		{"image of helm jobs (release)", cmds.ServerConfig.HelmJobImage, "docker.io/rancher/klipper-helm:v2"},
 		{"supervisor port", cmds.ServerConfig.SupervisorPort, 9345},
 	}
 	for _, check := range checks {

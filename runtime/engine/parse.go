@@ -160,6 +160,12 @@ func engineDefaults(c config.Config) {
 	a.DataDir = c.DataDir
 	a.DisableServiceLB = true
 	a.PauseImage = ""
+	// The engine's own default is an image that no bundle has.
+	if s.HelmJobImage == "" {
+		if ref, err := c.Image(config.RoleHelmJob); err == nil {
+			s.HelmJobImage = ref.String()
+		}
+	}
 	if c.Debug {
 		logrus.SetLevel(logrus.DebugLevel)
 	}
