@@ -19,6 +19,7 @@ type foreign struct {
 	images   []Image
 	byDigest map[v1.Hash]int
 	pending  []attachment // whose subject is not known yet
+	visited  int          // descriptors followed so far: indexes may list the same ones again and again
 }
 
 // resolveLayout reads the index of an OCI layout, and compares it with the
@@ -137,6 +138,9 @@ func (f *foreign) children(img Image, depth int) error {
 	}
 	found := 0
 	for _, d := range idx.Manifests {
+		if f.visited++; f.visited > maxEntries {
+			return fmt.Errorf("%w: its indexes lead to more than %d manifests", ErrRefusedContent, maxEntries)
+		}
 		if _, ok := f.a.blobs[d.Digest]; !ok {
 			continue // archives often hold one platform of many
 		}
