@@ -99,7 +99,7 @@ func (b *handmade) open() (*Archive, error) {
 	tar.Write(make([]byte, trailer))
 	a, err := Open(file(b.t, "b.tar", tar.Bytes()))
 	if err == nil {
-		b.t.Cleanup(func() { a.Close() })
+		b.t.Cleanup(func() { _ = a.Close() })
 	}
 	return a, err
 }
