@@ -113,7 +113,7 @@ func gather(ctx context.Context, t testing.TB, b manifest.Bundle, opt Options) (
 		f.Close()
 		a, err := airgap.Open(one.File)
 		noError(t, err)
-		t.Cleanup(func() { a.Close() })
+		t.Cleanup(func() { noError(t, a.Close()) })
 		out[one.Platform] = made{one.File, fmt.Sprintf("%x", h.Sum(nil)), a}
 	}
 	return out, c, nil

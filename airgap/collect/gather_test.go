@@ -189,7 +189,7 @@ func (f *fixture) put(t testing.TB, ref string, subject *v1.Descriptor) v1.Hash 
 	img, err := mutate.ConfigFile(img, &v1.ConfigFile{OS: "linux", Architecture: "amd64", RootFS: v1.RootFS{Type: "layers"}})
 	noError(t, err)
 	img = mutate.ConfigMediaType(img, types.OCIConfigJSON)
-	layer := types.MediaType(types.OCILayer)
+	layer := types.OCILayer
 	if subject != nil {
 		layer = "application/spdx+json"
 		img = mutate.ConfigMediaType(img, "application/spdx+json")

@@ -131,11 +131,8 @@ func (r *resolver) platform(ctx context.Context, repo *mirrors.Repository, ref s
 	return cfg.Platform(), nil
 }
 
-// suffixes are the ends of cosign's tags, sha256-DIGEST.SUFFIX (cosign's signature
-// specification, "tag-based discovery"), and what is found there.
-var suffixes = map[string]string{"sig": airgap.KindSignatures, "att": airgap.KindAttestations, "sbom": airgap.KindReferrer}
-
-// attached finds what is attached to a manifest in a registry: under cosign's tags, and
+// attached finds what is attached to a manifest in a registry: under cosign's tags
+// (sha256-DIGEST.SUFFIX; cosign's signature specification, "tag-based discovery"), and
 // what the referrers API lists.
 func (r *resolver) attached(ctx context.Context, ref string, repo *mirrors.Repository, subject v1.Hash) ([]manifest.LockedAttachment, error) {
 	var out []manifest.LockedAttachment

@@ -293,7 +293,15 @@ func (r *airgapRun) gather(ctx context.Context, b *manifest.Bundle) error {
 	}
 	progress := newMeter(r.cmd.ErrOrStderr(), "fetch")
 	opt.Fetched = func(done, total int64) { progress.show("blobs", done, total) }
+	opt.Resolved = func(done, total int) {
+		if progress.terminal {
+			fmt.Fprintf(r.cmd.ErrOrStderr(), "\r\x1b[Kresolve  %d of %s", done, count(total, "image"))
+		}
+	}
 	c, err := collect.Gather(ctx, b, opt)
+	if progress.terminal {
+		fmt.Fprint(r.cmd.ErrOrStderr(), "\r\x1b[K")
+	}
 	if err != nil {
 		return err
 	}
