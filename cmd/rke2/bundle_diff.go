@@ -157,7 +157,7 @@ func printImageChanges(w io.Writer, all []airgap.ImageChange) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "  IMAGE\tPLATFORM\tFROM\tTO\tLAYERS\tBYTES IN NEW LAYERS")
 	for _, c := range all {
-		from, to := versions(c)
+		from, to := beforeAndAfter(c)
 		added := int64(0)
 		for _, l := range c.Layers.Added {
 			added += l.Size
@@ -177,8 +177,8 @@ func printImageChanges(w io.Writer, all []airgap.ImageChange) error {
 	return t.Flush()
 }
 
-// versions are the tags before and after, or the digests if the tag is the same.
-func versions(c airgap.ImageChange) (from, to string) {
+// beforeAndAfter are the tags before and after, or the digests if the tag is the same.
+func beforeAndAfter(c airgap.ImageChange) (from, to string) {
 	from, to = strings.TrimPrefix(strings.TrimPrefix(c.From, c.Name), ":"), strings.TrimPrefix(strings.TrimPrefix(c.To, c.Name), ":")
 	if from == to {
 		return shortDigest(c.FromDigest), shortDigest(c.ToDigest)
