@@ -53,7 +53,9 @@ runtime-image: $(RKE2_BUILD) ## Build, assemble, sign and attest every image int
 airgap: runtime-image $(HOST_NODE) $(NODES) ## The main job: images, node binary, signed airgap bundles, checksums
 	@for arch in $(ARCHES); do \
 	  $(HOST_NODE) bundle airgap --layout $(DIST)/oci $(SETS:%=--set %) --platform linux/$$arch --output-dir $(DIST) && \
-	  $(HOST_NODE) bundle verify $(SETS:%=$(DIST)/rke2-images-%.linux-$$arch.tar) || exit 1; \
+	  $(HOST_NODE) bundle verify $(SETS:%=$(DIST)/rke2-images-%.linux-$$arch.tar) && \
+	  $(HOST_NODE) bundle closure --platform linux/$$arch --config /dev/null --data-dir $(DIST)/none \
+	    $(SETS:%=$(DIST)/rke2-images-%.linux-$$arch.tar) || exit 1; \
 	done
 
 .PHONY: release
