@@ -26,7 +26,7 @@ A node needs no join: it reads parts as they are.`,
 	requireFlags(cmd, "output")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		opt.Parts = args
-		return assemble(cmd, "join", opt, *asJSON)
+		return assemble(cmd, "join", []airgap.AssembleOptions{opt}, *asJSON)
 	}
 	return cmd
 }

@@ -38,21 +38,25 @@ func TestDeltaApplyJoin(t *testing.T) {
 
 	// Onto itself, everything is left out; without its base, that is named.
 	out, err = run("bundle", "delta", "--from", old, old, "-o", delta, "--json")
-	var d airgap.Delta
-	if err != nil || json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &d) != nil || d.LeftOut != 2 || d.File != delta {
-		t.Errorf("%v\n%s", err, out)
+	var deltas []airgap.Delta
+	if err != nil || json.Unmarshal([]byte(out[strings.Index(out, "[\n"):]), &deltas) != nil || len(deltas) != 1 || deltas[0].LeftOut != 2 || deltas[0].File != delta {
+		t.Fatalf("%v\n%s", err, out)
 	}
+	d := deltas[0]
 	if out, err := run("bundle", "apply", "--from", next, delta, "-o", made); err == nil || !strings.Contains(err.Error(), d.Bases[0].Index.String()) {
 		t.Errorf("wrong base: %v\n%s", err, out)
 	}
 
 	parts := splitBundle(t, old)
 	out, err = run(append([]string{"bundle", "join", "-o", dir, "--json"}, parts...)...)
-	var j airgap.Assembled
-	if err != nil || json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &j) != nil || j.File != filepath.Join(dir, filepath.Base(old)) || j.SHA256 != j.Tar.SHA256 {
-		t.Errorf("%v\n%s", err, out)
+	var joined []airgap.Assembled
+	if err != nil || json.Unmarshal([]byte(out[strings.Index(out, "[\n"):]), &joined) != nil || len(joined) != 1 {
+		t.Fatalf("%v\n%s", err, out)
 	}
-	same(t, j.File, old)
+	if j := joined[0]; j.File != filepath.Join(dir, filepath.Base(old)) || j.SHA256 != j.Tar.SHA256 {
+		t.Errorf("%+v", j)
+	}
+	same(t, joined[0].File, old)
 	if out, err := run("bundle", "join", "-o", dir, parts[0]); err == nil || !strings.Contains(err.Error(), filepath.Base(parts[1])) {
 		t.Errorf("a missing part: %v\n%s", err, out)
 	}
@@ -60,6 +64,46 @@ func TestDeltaApplyJoin(t *testing.T) {
 		if _, err := run(append([]string{"bundle"}, args...)...); err == nil || !strings.Contains(err.Error(), "required flag") {
 			t.Errorf("%q: %v", args, err)
 		}
+	}
+}
+
+// TestDeltasOfAll: folders of old bundles, several new ones, and deltas of all at once.
+func TestDeltasOfAll(t *testing.T) {
+	olds, news, usb, back := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
+	var next []string
+	for _, dir := range []string{olds, news} {
+		for _, set := range []string{"core", "extra"} {
+			layout, _ := bundleFixture(t)
+			work := t.TempDir()
+			if out, err := run("bundle", "airgap", "--layout", layout, "--output-dir", work); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			file := filepath.Join(dir, set+".tar")
+			if err := os.Rename(filepath.Join(work, "rke2-images-core.linux-amd64.tar"), file); err != nil {
+				t.Fatal(err)
+			}
+			if dir == news {
+				next = append(next, file)
+			}
+		}
+	}
+	out, err := run(append([]string{"bundle", "delta", "--from", olds, "-o", usb}, next...)...)
+	if err != nil || !strings.Contains(out, "core.delta.tar") || !strings.Contains(out, "extra.delta.tar") || !strings.Contains(out, "core.tar or extra.tar has") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	deltas := []string{filepath.Join(usb, "core.delta.tar"), filepath.Join(usb, "extra.delta.tar")}
+	out, err = run(append([]string{"bundle", "apply", "--from", olds, "-o", back}, deltas...)...)
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for _, n := range next {
+		same(t, n, filepath.Join(back, filepath.Base(n)))
+	}
+	if _, err := run(append([]string{"bundle", "apply", "--from", olds, "-o", filepath.Join(back, "x.tar")}, deltas...)...); err == nil || !strings.Contains(err.Error(), "a folder is needed") {
+		t.Errorf("two into a file: %v", err)
+	}
+	if _, err := run("bundle", "apply", "--from", t.TempDir(), "-o", back, deltas[0]); err == nil || !strings.Contains(err.Error(), "no archive of images") {
+		t.Errorf("from an empty folder: %v", err)
 	}
 }
 
