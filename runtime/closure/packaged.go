@@ -81,31 +81,44 @@ func (s *shelf) charts(ctx context.Context, from stored) (map[string][]byte, err
 	if err != nil {
 		return nil, err
 	}
-	files := map[string][]byte{}
-	left, unpacked := int64(maxPackaged), int64(maxRuntime)
+	// One decoder for all layers: each would take the memory of its window anew.
+	d, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	x := layerReader{shelf: s, from: from.archive, zstd: d, files: map[string][]byte{}, left: maxPackaged, unpacked: maxRuntime}
 	for _, l := range m.Layers {
-		if err := s.layer(ctx, from.archive, l, files, &left, &unpacked); err != nil {
+		if err := x.layer(ctx, l); err != nil {
 			return nil, fmt.Errorf("layer %s: %w", l.Digest, err)
 		}
 	}
-	return files, nil
+	return x.files, nil
 }
 
-func (s *shelf) layer(ctx context.Context, from *airgap.Archive, l v1.Descriptor, files map[string][]byte, left, unpacked *int64) (err error) {
-	blob, err := s.open(l.Digest, from)
+// layerReader takes the charts out of an image's layers.
+type layerReader struct {
+	shelf    *shelf
+	from     *airgap.Archive
+	zstd     *zstd.Decoder
+	files    map[string][]byte
+	left     int64 // bytes that the charts may have yet
+	unpacked int64 // bytes that the layers may unpack to yet
+}
+
+func (x *layerReader) layer(ctx context.Context, l v1.Descriptor) error {
+	blob, err := x.shelf.open(l.Digest, x.from)
 	if err != nil {
 		return err
 	}
 	defer blob.Close()
-	content, done, err := uncompressed(blob, l.MediaType)
+	content, err := x.uncompressed(blob, l.MediaType)
 	if err != nil {
 		return err
 	}
-	defer done()
-	limited := &io.LimitedReader{R: content, N: *unpacked}
-	defer func() { *unpacked = limited.N }()
-	err = s.entries(ctx, limited, files, left)
-	if limited.N <= 0 {
+	limited := &io.LimitedReader{R: content, N: x.unpacked}
+	err = x.entries(ctx, limited)
+	if x.unpacked = limited.N; x.unpacked <= 0 {
 		return fmt.Errorf("the image unpacks to more than %d bytes", int64(maxRuntime))
 	}
 	// The digest is known good, or is what is wrong, only after the last byte.
@@ -115,7 +128,7 @@ func (s *shelf) layer(ctx context.Context, from *airgap.Archive, l v1.Descriptor
 	return err
 }
 
-func (s *shelf) entries(ctx context.Context, r io.Reader, files map[string][]byte, left *int64) error {
+func (x *layerReader) entries(ctx context.Context, r io.Reader) error {
 	for tr := tar.NewReader(r); ; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -131,31 +144,26 @@ func (s *shelf) entries(ctx context.Context, r io.Reader, files map[string][]byt
 		if !ok || h.Typeflag != tar.TypeReg {
 			continue
 		}
-		if h.Size > *left {
+		if h.Size > x.left {
 			return fmt.Errorf("its charts have more than %d bytes", maxPackaged)
 		}
-		*left -= h.Size
+		x.left -= h.Size
 		text := make([]byte, h.Size)
 		if _, err := io.ReadFull(tr, text); err != nil {
 			return err
 		}
-		files[path.Base(file)] = text
+		x.files[path.Base(file)] = text
 	}
 }
 
-func uncompressed(r io.Reader, t types.MediaType) (io.Reader, func(), error) {
+func (x *layerReader) uncompressed(r io.Reader, t types.MediaType) (io.Reader, error) {
 	switch t {
 	case types.OCILayerZStd:
-		d, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
-		if err != nil {
-			return nil, nil, err
-		}
-		return d, d.Close, nil
+		return x.zstd, x.zstd.Reset(r)
 	case types.OCILayer, types.DockerLayer:
-		d, err := gzip.NewReader(r)
-		return d, func() {}, err
+		return gzip.NewReader(r)
 	case types.OCIUncompressedLayer, types.DockerUncompressedLayer:
-		return r, func() {}, nil
+		return r, nil
 	}
-	return nil, nil, fmt.Errorf("unknown media type %q", t)
+	return nil, fmt.Errorf("unknown media type %q", t)
 }
