@@ -170,7 +170,7 @@ verify_list() {
     done
     fail "$artifacts has no $list: what is there cannot be verified" "copy $list and $list.sig of the release there"
   fi
-  cp "$artifacts/$list" "$work/list"
+  cp "$artifacts/$list" "$work/list" || fail "$artifacts/$list cannot be read" "copy it again from where it came from"
   sums_digest=$(sha256 "$work/list")
   if [ -n "${INSTALL_RKE2_SUMS_SHA256:-}" ]; then
     [ "$sums_digest" = "$INSTALL_RKE2_SUMS_SHA256" ] || fail "$list is not the one that you verified: its SHA-256 is $sums_digest, and INSTALL_RKE2_SUMS_SHA256 is $INSTALL_RKE2_SUMS_SHA256" \
@@ -188,10 +188,10 @@ verify_list() {
 
 verify_signature() {
   [ -f "$artifacts/$list.sig" ] || fail "$list is not signed: $artifacts has no $list.sig" "copy the release's $list.sig there"
-  cp "$artifacts/$list.sig" "$work/sig"
+  cp "$artifacts/$list.sig" "$work/sig" || fail "$artifacts/$list.sig cannot be read" "copy it again from where it came from"
   if [ -n "${INSTALL_RKE2_PUBLIC_KEY:-}" ]; then
     [ -f "$INSTALL_RKE2_PUBLIC_KEY" ] || fail "the key file $INSTALL_RKE2_PUBLIC_KEY does not exist" "set INSTALL_RKE2_PUBLIC_KEY to the release's public key"
-    cp "$INSTALL_RKE2_PUBLIC_KEY" "$work/key"
+    cp "$INSTALL_RKE2_PUBLIC_KEY" "$work/key" || fail "the key file $INSTALL_RKE2_PUBLIC_KEY cannot be read" "run this as a user who may read it"
     key=$INSTALL_RKE2_PUBLIC_KEY
   else
     [ -n "$release_key" ] || fail "this install.sh is not of a release: it holds no key to verify $list with" \
@@ -347,8 +347,8 @@ place() {
   rm -f "$temporary"
   cp "$1" "$temporary" 2>"$work/why" || fail "$1 cannot be copied to $2: $(cat "$work/why"); nothing was changed" \
     "make room there or mend what the message says, then run this again"
-  chown 0:0 "$temporary"
-  chmod "$4" "$temporary"
+  { chown 0:0 "$temporary" && chmod "$4" "$temporary"; } 2>"$work/why" || fail "what is copied to $2 cannot be given to root: $(cat "$work/why"); nothing was changed" \
+    "use a file system that has owners and modes"
   sync "$temporary" 2>/dev/null || sync
   [ "$(sha256 "$temporary")" = "$5" ] || fail "the copy of $1 in $2 is not what was verified; nothing was changed" \
     "check the medium and the disk (dmesg), then run this again"
@@ -388,6 +388,8 @@ unpack() {
   done
   version=$("$stage/root/bin/rke2" --version 2>"$work/why") || fail "the rke2 of $tarball does not run on this host ($machine): $(head -n 1 "$work/why")" \
     "is it for another architecture, or is $prefix mounted noexec? choose another folder with INSTALL_RKE2_TAR_PREFIX"
+  development=
+  case $version in *"(development build)"*) development=yes ;; esac
   version=$(printf '%s\n' "$version" | sed -n '1s/^rke2 version \([^ ]*\).*/\1/p')
   if [ -n "${INSTALL_RKE2_VERSION:-}" ] && [ "$INSTALL_RKE2_VERSION" != "$version" ]; then
     fail "$artifacts has rke2 $version, and INSTALL_RKE2_VERSION is $INSTALL_RKE2_VERSION" "copy the artifacts of that version, or leave INSTALL_RKE2_VERSION unset"
@@ -469,6 +471,7 @@ closing() {
   fi
   say
   say "rke2 $version is installed in $prefix, its images are in $images."
+  [ -z "$development" ] || warn "this is a development build: whoever has its key can sign what this installer takes; use it for tests only"
   case ":$PATH:" in
     *":$prefix/bin:"*) ;;
     *) say "Add $prefix/bin to PATH." ;;
@@ -502,7 +505,7 @@ main() {
   done
   settings
   [ -n "$only_verify" ] || [ "$(id -u)" = 0 ] || fail "installing needs root" "run it again as root, e.g. with sudo -E"
-  work=$(mktemp -d "${TMPDIR:-/tmp}/rke2-install.XXXXXX")
+  work=$(mktemp -d "${TMPDIR:-/tmp}/rke2-install.XXXXXX") || fail "no temporary folder can be made in ${TMPDIR:-/tmp}" "set TMPDIR to a folder that can be written to"
   trap clean_up EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP

@@ -18,8 +18,13 @@ const (
 
 // each runs a test in a root of every flavour, with a release beside it.
 func each(t *testing.T, test func(t *testing.T, r *root, a *artifacts)) {
+	in(t, flavours, test)
+}
+
+func in(t *testing.T, flavours []string, test func(t *testing.T, r *root, a *artifacts)) {
 	for _, flavour := range flavours {
 		t.Run(flavour, func(t *testing.T) {
+			t.Parallel()
 			r := newRoot(t, flavour)
 			test(t, r, newArtifacts(t, r, "v1.35.4+rke2r1", newKey(t)))
 		})
@@ -255,6 +260,20 @@ kill -`+signal+` $pid; code=0; wait $pid || code=$?; echo "exit $code"; rm -f /s
 			})
 		})
 	}
+}
+
+// What a development key signed is installed, and said to be that.
+func TestDevelopmentBuild(t *testing.T) {
+	each(t, func(t *testing.T, r *root, a *artifacts) {
+		if out := r.must(t, run); strings.Contains(out, "development build") {
+			t.Error("a release is called a development build")
+		}
+		a.content[a.name("rke2", ".tar.gz")] = archive(t, program(a.version+" (development build)"))
+		a.write(t)
+		if out := r.must(t, run); !strings.Contains(out, "this is a development build") || !strings.Contains(out, "\nrke2 "+a.version+" is installed") {
+			t.Error(out)
+		}
+	})
 }
 
 // Parts and deltas go in beside what they may need.

@@ -115,6 +115,7 @@ func TestKillall(t *testing.T) {
 	for _, data := range []string{dataDir, "/srv/big disk/rke2"} {
 		for _, flavour := range flavours {
 			t.Run(flavour+" "+data, func(t *testing.T) {
+				t.Parallel()
 				r := machine(t, flavour)
 				r.node(t, data)
 				if data != dataDir {

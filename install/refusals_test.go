@@ -91,12 +91,13 @@ func TestRefuses(t *testing.T) {
 		{name: "images' disk too small", script: "mkdir -p /var/lib/rancher; mount -t tmpfs -o size=64k tmpfs /var/lib/rancher; " + run, message: "the disk of " + imagesDir + " is too full"},
 		{name: "images' disk full of files", script: "mkdir -p " + imagesDir + "; mount -t tmpfs -o size=64m,nr_inodes=3 tmpfs " + imagesDir + "; " + run + "; code=$?; ls -A " + imagesDir + "; exit $code", message: "nothing was changed"},
 		{name: "prefix' disk too small", script: "mkdir -p /srv/rke2; mount -t tmpfs -o size=64k tmpfs /srv/rke2; " + run, env: []string{"INSTALL_RKE2_TAR_PREFIX=/srv/rke2"}, message: "the disk of /srv/rke2 is too full"},
+		{name: "no room for temporary files", env: []string{"TMPDIR=/nowhere"}, message: "no temporary folder can be made in /nowhere"},
 		{name: "a folder in the way", spoil: func(t *testing.T, r *root, _ *artifacts) { r.write(t, "/usr/local/bin/rke2/x", "", 0o644) },
 			message: "/usr/local/bin/rke2 is a folder"},
 		{name: "read-only images", script: "mkdir -p /var/lib/rancher; mount -t tmpfs -o ro tmpfs /var/lib/rancher; " + run, message: "cannot be written to"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			each(t, func(t *testing.T, r *root, a *artifacts) {
+			in(t, []string{busybox, dash}, func(t *testing.T, r *root, a *artifacts) {
 				if c.spoil != nil {
 					c.spoil(t, r, a)
 				}

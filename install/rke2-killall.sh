@@ -308,7 +308,10 @@ main() {
     exit 1
   fi
   failed=
-  work=$(mktemp -d "${TMPDIR:-/tmp}/rke2-killall.XXXXXX")
+  work=$(mktemp -d "${TMPDIR:-/tmp}/rke2-killall.XXXXXX") || {
+    warn "no temporary folder can be made in ${TMPDIR:-/tmp}: set TMPDIR to a folder that can be written to"
+    exit 1
+  }
   trap 'rm -rf "$work"' EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP

@@ -249,7 +249,7 @@ main() {
   esac
   settings
   [ "$(id -u)" = 0 ] || fail "it needs root" "run it again with sudo"
-  work=$(mktemp -d "${TMPDIR:-/tmp}/rke2-uninstall.XXXXXX")
+  work=$(mktemp -d "${TMPDIR:-/tmp}/rke2-uninstall.XXXXXX") || fail "no temporary folder can be made in ${TMPDIR:-/tmp}" "set TMPDIR to a folder that can be written to"
   trap 'rm -rf "$work"' EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP

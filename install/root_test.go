@@ -18,14 +18,15 @@ import (
 )
 
 // The scripts run in root file systems that have little: one of nothing but a static
-// busybox, one of dash, coreutils and their like as a minimal Debian has them. Both have
-// openssl.
+// busybox, one of dash, coreutils and their like as a minimal Debian has them, one with
+// bash for sh as Red Hat's and SUSE's systems have it. All have openssl.
 const (
 	busybox = "busybox"
 	dash    = "dash"
+	bash    = "bash"
 )
 
-var flavours = []string{busybox, dash}
+var flavours = []string{busybox, dash, bash}
 
 // debian is what of a minimal Debian the scripts may use; ip and iptables are where a node
 // is, and the scripts do without.
@@ -84,7 +85,10 @@ func template(t *testing.T, flavour string) string {
 			t.Fatalf("%v: %s", err, out)
 		}
 	} else {
-		for _, p := range debian {
+		if flavour == bash {
+			install(t, dir, "/bin/bash:/bin/sh")
+		}
+		for _, p := range debian { // what is there already stays
 			install(t, dir, p)
 		}
 	}

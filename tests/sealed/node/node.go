@@ -40,7 +40,8 @@ type Options struct {
 	Name string
 	// State keeps the disk; see [sealed.Options].
 	State string
-	// Binary is the rke2 to run, outside.
+	// Binary is the rke2 to run, outside. Empty: the one that is installed on the host by
+	// then is run.
 	Binary string
 	// Bundles are shown, read-only, in the node's images folder.
 	Bundles []string
@@ -51,6 +52,8 @@ type Options struct {
 	Trust map[string][]byte
 	// Config is added to the configuration file, over what every test needs.
 	Config map[string]any
+	// Env is added to the environment of every command on the host.
+	Env []string
 }
 
 // Node is an rke2 server on a sealed host.
@@ -67,7 +70,10 @@ type Node struct {
 
 // New makes the host and lays out the node's files. It does not start rke2.
 func New(ctx context.Context, opts Options) (*Node, error) {
-	binds := []sealed.Bind{{Source: opts.Binary, Target: binary}}
+	var binds []sealed.Bind
+	if opts.Binary != "" {
+		binds = append(binds, sealed.Bind{Source: opts.Binary, Target: binary})
+	}
 	for _, b := range opts.Bundles {
 		binds = append(binds, sealed.Bind{Source: b, Target: filepath.Join(ImagesDir, filepath.Base(b))})
 	}
@@ -76,7 +82,7 @@ func New(ctx context.Context, opts Options) (*Node, error) {
 	}
 	h, err := sealed.New(ctx, sealed.Options{
 		Name: opts.Name, State: opts.State, Binds: binds,
-		Env: []string{"KUBECONFIG=" + Kubeconfig, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + DataDir + "/bin"},
+		Env: append([]string{"KUBECONFIG=" + Kubeconfig, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + DataDir + "/bin"}, opts.Env...),
 	})
 	if err != nil {
 		return nil, err
