@@ -43,7 +43,16 @@ func TestPartsAndDeltas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	etcd, next, key := nextRelease(t, p)
+	key, err := fake.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := key.Public()
+	if err != nil {
+		t.Fatal(err)
+	}
+	etcd, next := nextRelease(t, p, key)
+	app, site := indexedProbe(t, key)
 	delta := filepath.Join(t.TempDir(), "rke2-images-core.delta.tar")
 	made, err := airgap.MakeDelta(t.Context(), airgap.DeltaOptions{From: []string{p.Bundle}, New: []string{next}, Output: delta})
 	if err != nil {
@@ -56,7 +65,8 @@ func TestPartsAndDeltas(t *testing.T) {
 
 	s := &scenario{Node: newNode(t, node.Options{
 		Name: "parted", Binary: p.Binary, Plugins: plugins(t, p),
-		Trust: map[string][]byte{"operator.pub": key},
+		Trust:  map[string][]byte{"operator.pub": public},
+		Config: map[string]any{"image-verification": "all"},
 	})}
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
 	defer cancel()
@@ -74,10 +84,16 @@ func TestPartsAndDeltas(t *testing.T) {
 	})
 
 	t.Run("boots from parts", func(t *testing.T) {
-		drop(t, s.Node, parts[2].File, parts[0].File, parts[1].File)
+		drop(t, s.Node, parts[2].File, parts[0].File, parts[1].File, site)
 		up(ctx, t, s)
 		if log := imported(ctx, t, s); !strings.Contains(log, "refused=0") {
 			t.Error(log)
+		}
+	})
+	t.Run("runs a pod by its index's digest", func(t *testing.T) {
+		apply(ctx, t, s, fmt.Sprintf(probePod, "probe", app))
+		if _, err := s.WaitPod(ctx, "default", "probe", stepLimit); err != nil {
+			t.Error(err)
 		}
 	})
 	if t.Failed() {
@@ -88,7 +104,7 @@ func TestPartsAndDeltas(t *testing.T) {
 		if err := s.Stop(ctx, stopLimit); err != nil {
 			t.Fatal(err)
 		}
-		drop(t, s.Node, p.Bundle, delta)
+		drop(t, s.Node, p.Bundle, delta, site)
 		up(ctx, t, s, "--etcd-image", etcd)
 		// The layer, the config and the manifest of the new etcd, and nothing else.
 		log := imported(ctx, t, s)
@@ -108,7 +124,7 @@ func TestPartsAndDeltas(t *testing.T) {
 		if err := s.Stop(ctx, stopLimit); err != nil {
 			t.Fatal(err)
 		}
-		drop(t, s.Node, delta)
+		drop(t, s.Node, delta, site)
 		up(ctx, t, s, "--etcd-image", etcd)
 		log := imported(ctx, t, s)
 		for _, word := range []string{"blobs=0", "refused=0"} {
@@ -168,18 +184,35 @@ func drop(t *testing.T, n *node.Node, bundles ...string) {
 	}
 }
 
-// nextRelease is the core bundle with another etcd, whose last layer is new: the image's
-// reference, the bundle and the key of the operator who signed it.
-func nextRelease(t *testing.T, p node.Products) (reference, bundle string, public []byte) {
+// indexedProbe is a bundle with the probe's image, of which the operator signed the index,
+// and the name that charts would give it: a tag and the index's digest.
+func indexedProbe(t *testing.T, key fake.Key) (name, bundle string) {
 	t.Helper()
-	layout := airgap.Layout(p.Layout)
-	key, err := fake.NewKey()
+	image, err := fake.Program("probe", probe(t), runtime.GOARCH, "serve")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if public, err = key.Public(); err != nil {
+	var store fake.Store
+	repository, _, _ := strings.Cut(probeReference, ":")
+	index, err := store.AddIndex(image, runtime.GOARCH, repository+"@")
+	if err != nil {
 		t.Fatal(err)
 	}
+	if err := store.Sign(key, probeReference, index); err != nil {
+		t.Fatal(err)
+	}
+	bundle = filepath.Join(t.TempDir(), "site-probe.tar")
+	if err := store.WriteBundle(t.Context(), bundle, runtime.GOARCH); err != nil {
+		t.Fatal(err)
+	}
+	return probeReference + "@" + index.String(), bundle
+}
+
+// nextRelease is the core bundle with another etcd, whose last layer is new and which key
+// signed: the image's reference and the bundle.
+func nextRelease(t *testing.T, p node.Products, key fake.Key) (reference, bundle string) {
+	t.Helper()
+	layout := airgap.Layout(p.Layout)
 	store := fake.Store{Base: layout}
 	idx, err := layout.Index()
 	if err != nil {
@@ -213,7 +246,7 @@ func nextRelease(t *testing.T, p node.Products) (reference, bundle string, publi
 	if err := store.WriteBundle(t.Context(), bundle, runtime.GOARCH); err != nil {
 		t.Fatal(err)
 	}
-	return reference, bundle, public
+	return reference, bundle
 }
 
 // bumpEtcd is the layout's etcd with a new last layer, which has a file more.
