@@ -3,7 +3,6 @@ package airgap
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -181,24 +180,24 @@ func (d *differ) tree(a *Archive, img Image, told *tally) (*layer.Tree, error) {
 }
 
 func compareFiles(from, to *layer.Tree) []FileChange {
-	before := maps.Collect(from.All())
 	var out []FileChange
-	for name, n := range to.All() {
-		old, ok := before[name]
-		delete(before, name)
-		c := FileChange{Change: Added, Path: "/" + name, Type: typeName(n.Type), To: n.Size}
-		if ok {
-			c.Change, c.From = Changed, old.Size
-			if c.What = n.Differs(*old.Entry); len(c.What) == 0 {
+	for name, two := range from.Against(to) {
+		c := FileChange{Change: Changed, Path: "/" + name}
+		was, is := two[0], two[1]
+		if was != nil {
+			c.Change, c.Type, c.From = Removed, typeName(was.Type), was.Size
+		}
+		if is != nil {
+			c.Change, c.Type, c.To = Added, typeName(is.Type), is.Size
+		}
+		if was != nil && is != nil {
+			c.Change = Changed
+			if c.What = is.Differs(*was.Entry); len(c.What) == 0 {
 				continue
 			}
 		}
 		out = append(out, c)
 	}
-	for name, n := range before {
-		out = append(out, FileChange{Change: Removed, Path: "/" + name, Type: typeName(n.Type), From: n.Size})
-	}
-	slices.SortFunc(out, func(x, y FileChange) int { return strings.Compare(x.Path, y.Path) })
 	return out
 }
 

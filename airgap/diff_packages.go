@@ -38,6 +38,12 @@ func (d *differ) packages(as, bs []Image) error {
 	if err != nil {
 		return err
 	}
+	d.out.Packages = comparePackages(before, after)
+	return nil
+}
+
+func comparePackages(before, after inventory) []PackageChange {
+	var out []PackageChange
 	ids := map[packageID]bool{}
 	for id := range before {
 		ids[id] = true
@@ -70,9 +76,9 @@ func (d *differ) packages(as, bs []Image) error {
 		}
 		slices.Sort(c.Images)
 		c.Images = slices.Compact(c.Images)
-		d.out.Packages = append(d.out.Packages, c)
+		out = append(out, c)
 	}
-	return nil
+	return out
 }
 
 // inventory reads the SBOMs of images. What is not verified or can't be read is noted.

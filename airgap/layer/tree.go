@@ -217,3 +217,35 @@ func below(name string, n *Node, yield func(string, *Node) bool) bool {
 	}
 	return true
 }
+
+// Against gives every path that one of two trees has with its files in both, nil where
+// there is none, in the order of All. The root is left out.
+func (t *Tree) Against(o *Tree) iter.Seq2[string, [2]*Node] {
+	return func(yield func(string, [2]*Node) bool) { against("", t.root, o.root, yield) }
+}
+
+func against(dir string, a, b *Node, yield func(string, [2]*Node) bool) bool {
+	var names []string
+	for _, n := range []*Node{a, b} {
+		if n != nil {
+			names = slices.AppendSeq(names, maps.Keys(n.children))
+		}
+	}
+	slices.Sort(names)
+	for _, base := range slices.Compact(names) {
+		two := [2]*Node{a.child(base), b.child(base)}
+		name := path.Join(dir, base)
+		if !yield(name, two) || !against(name, two[0], two[1], yield) {
+			return false
+		}
+	}
+	return true
+}
+
+// child is a file of a folder; nil if there is none.
+func (n *Node) child(base string) *Node {
+	if n == nil {
+		return nil
+	}
+	return n.children[base]
+}
