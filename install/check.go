@@ -31,7 +31,7 @@ func (l *layouter) checkBinary(file string, p v1.Platform) error {
 	if f.Section(".symtab") != nil {
 		return fmt.Errorf("node binary %s is not stripped: link it with -s -w", file)
 	}
-	has, err := contains(file, l.Settings.Release)
+	has, err := contains(file, l.Release)
 	if err == nil && !has {
 		err = fmt.Errorf("node binary %s was built for another release than %s: run make rke2", file, l.release.Version)
 	}

@@ -375,11 +375,13 @@ lock() {
 
 unpack() {
   lock
-  mkdir "$stage/root"
-  { cp "$artifacts/$tarball" "$stage/archive" && tar -xzf "$stage/archive" -C "$stage/root"; } 2>"$work/why" ||
-    fail "$tarball cannot be unpacked in $stage: $(head -n 1 "$work/why"); nothing was changed" "make room there or mend what the message says, then run this again"
+  cp "$artifacts/$tarball" "$stage/archive" 2>"$work/why" ||
+    fail "$tarball cannot be copied to $stage: $(head -n 1 "$work/why"); nothing was changed" "make room there or mend what the message says, then run this again"
   [ "$(sha256 "$stage/archive")" = "$(listed "$tarball")" ] || fail "the copy of $tarball in $stage is not what was verified; nothing was changed" \
     "check the medium and the disk (dmesg), then run this again"
+  mkdir "$stage/root"
+  tar -xzf "$stage/archive" -C "$stage/root" 2>"$work/why" ||
+    fail "$tarball cannot be unpacked in $stage: $(head -n 1 "$work/why"); nothing was changed" "make room there or mend what the message says, then run this again"
   rm -f "$stage/archive"
   for file in bin/rke2 bin/rke2-killall.sh bin/rke2-uninstall.sh share/rke2/LICENSE.txt share/rke2/rke2-cis-sysctl.conf \
     lib/systemd/system/rke2-server.service lib/systemd/system/rke2-server.env \

@@ -32,8 +32,11 @@ import (
 // products makes the smallest folder that a release can be laid out from: a node binary
 // with the release in it, two images of core and canal, bundles of them, and what is
 // known of them.
-func products(t *testing.T) Settings {
+func products(t *testing.T, arches ...string) Settings {
 	t.Helper()
+	if len(arches) == 0 {
+		arches = []string{arch}
+	}
 	dist := t.TempDir()
 	key := newKey(t)
 	public, err := key.Public()
@@ -43,44 +46,40 @@ func products(t *testing.T) Settings {
 	release := images.Release{Version: "v1.2.3+rke2r1", Kubernetes: "v1.2.3", Registry: "docker.io", Repo: "rancher", PublicKeys: []string{string(public)}}
 	var store fake.Store
 	for _, i := range []struct{ name, set string }{{"etcd", "core"}, {"calico", "canal"}} {
-		image, err := random.Image(1000, 1)
-		if err != nil {
-			t.Fatal(err)
+		released := images.ReleaseImage{
+			Name: i.name, Reference: "docker.io/rancher/" + i.name + ":v1", Digests: map[string]string{}, Role: i.name, Sets: []string{i.set},
 		}
-		config, err := image.ConfigFile()
-		if err != nil {
-			t.Fatal(err)
+		for _, arch := range arches {
+			digest, err := store.Add(randomImage(t, arch), released.Reference)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := store.Sign(key, released.Reference, digest); err != nil {
+				t.Fatal(err)
+			}
+			released.Digests["linux/"+arch] = digest.String()
+			statement := fmt.Sprintf(`{"_type":"x","predicate":{"name":%q}}`, i.name)
+			put(t, filepath.Join(dist, "sbom", i.name+".linux-"+arch+".spdx.json"), statement)
+			put(t, filepath.Join(dist, "provenance", i.name+".linux-"+arch+".json"), statement)
 		}
-		config.OS, config.Architecture = "linux", arch
-		if image, err = mutate.ConfigFile(image, config); err != nil {
-			t.Fatal(err)
-		}
-		reference := "docker.io/rancher/" + i.name + ":v1"
-		digest, err := store.Add(image, reference)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := store.Sign(key, reference, digest); err != nil {
-			t.Fatal(err)
-		}
-		release.Images = append(release.Images, images.ReleaseImage{
-			Name: i.name, Reference: reference, Digests: map[string]string{"linux/" + arch: digest.String()}, Role: i.name, Sets: []string{i.set},
-		})
-		statement := fmt.Sprintf(`{"_type":"x","predicate":{"name":%q}}`, i.name)
-		put(t, filepath.Join(dist, "sbom", i.name+".linux-"+arch+".spdx.json"), statement)
-		put(t, filepath.Join(dist, "provenance", i.name+".linux-"+arch+".json"), statement)
+		release.Images = append(release.Images, released)
 	}
 	// A layout with the sets that the images are of.
 	writeLayout(t, &store, release, filepath.Join(dist, "oci"))
-	platform := v1.Platform{OS: "linux", Architecture: arch}
-	for _, set := range []string{"core", "canal"} {
-		order := airgap.Order{
-			Name: airgap.BundleName(set, platform), Source: airgap.Layout(filepath.Join(dist, "oci")),
-			Selection: airgap.Selection{Sets: []string{set}, Platform: platform},
+	var platforms []v1.Platform
+	var orders []airgap.Order
+	for _, arch := range arches {
+		platform := v1.Platform{OS: "linux", Architecture: arch}
+		platforms = append(platforms, platform)
+		for _, set := range []string{"core", "canal"} {
+			orders = append(orders, airgap.Order{
+				Name: airgap.BundleName(set, platform), Source: airgap.Layout(filepath.Join(dist, "oci")),
+				Selection: airgap.Selection{Sets: []string{set}, Platform: platform},
+			})
 		}
-		if _, err := airgap.Create(t.Context(), []airgap.Order{order}, airgap.CreateOptions{OutputDir: dist}); err != nil {
-			t.Fatal(err)
-		}
+	}
+	if _, err := airgap.Create(t.Context(), orders, airgap.CreateOptions{OutputDir: dist}); err != nil {
+		t.Fatal(err)
 	}
 	data, err := json.MarshalIndent(release, "", "  ")
 	if err != nil {
@@ -88,11 +87,17 @@ func products(t *testing.T) Settings {
 	}
 	put(t, filepath.Join(dist, "release.json"), string(data))
 	put(t, filepath.Join(dist, "LICENSE"), "the licence\n")
-	nodeBinary(t, filepath.Join(dist, "rke2"), string(data), "-s -w")
+	for _, a := range arches {
+		name := "rke2"
+		if a != arch {
+			name += ".linux-" + a
+		}
+		nodeBinary(t, filepath.Join(dist, name), string(data), "-s -w", "GOARCH="+a)
+	}
 	signed := map[string][]byte{}
 	return Settings{
 		Dist: dist, Out: filepath.Join(t.TempDir(), "release"), Licence: filepath.Join(dist, "LICENSE"), Release: data,
-		Platforms: []v1.Platform{platform}, Host: arch, Epoch: time.Unix(1000, 0), PublicKey: public,
+		Platforms: platforms, Host: arch, Epoch: time.Unix(1000, 0), PublicKey: public,
 		Sign: func(ctx context.Context, content []byte) ([]byte, error) {
 			// As a key in a file signs: the same for the same content.
 			if sig, ok := signed[string(content)]; ok {
@@ -106,6 +111,23 @@ func products(t *testing.T) Settings {
 			return []byte(`{"sbom of":"` + digest + `"}`), nil
 		},
 	}
+}
+
+func randomImage(t *testing.T, arch string) v1.Image {
+	t.Helper()
+	image, err := random.Image(1000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.OS, config.Architecture = "linux", arch
+	if image, err = mutate.ConfigFile(image, config); err != nil {
+		t.Fatal(err)
+	}
+	return image
 }
 
 func put(t *testing.T, file, content string) {
@@ -167,7 +189,7 @@ func blob(t *testing.T, store *fake.Store, dir string, h v1.Hash) []byte {
 }
 
 // nodeBinary builds a program that has a text in it.
-func nodeBinary(t *testing.T, path, text, ldflags string) {
+func nodeBinary(t *testing.T, path, text, ldflags string, env ...string) {
 	t.Helper()
 	dir := t.TempDir()
 	put(t, filepath.Join(dir, "release.json"), text)
@@ -175,7 +197,7 @@ func nodeBinary(t *testing.T, path, text, ldflags string) {
 	put(t, filepath.Join(dir, "main.go"), "package main\n\nimport _ \"embed\"\n\n//go:embed release.json\nvar release string\n\nfunc main() { println(release) }\n")
 	cmd := exec.Command("go", "build", "-ldflags", ldflags, "-o", path)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath", "GOFIPS140=off")
+	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath", "GOFIPS140=off"), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -234,6 +256,33 @@ func TestLay(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(filepath.Dir(first), ".*")); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// Two platforms share a folder; each has a list of its own, with what is common in both.
+func TestLayPlatforms(t *testing.T) {
+	s := products(t, "amd64", "arm64")
+	if _, err := Lay(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []string{"amd64", "arm64"} {
+		list, err := os.ReadFile(filepath.Join(s.Out, "sha256sum-"+a+".txt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[a]
+		for _, want := range []string{"  install.sh\n", "  cosign.pub\n", "  rke2.linux-" + a + ".tar.gz\n", "  rke2-images.linux-" + a + ".tar\n", "  etcd.linux-" + a + ".spdx.json\n"} {
+			if !strings.Contains(string(list), want) {
+				t.Errorf("the list of %s has no line %q:\n%s", a, want, list)
+			}
+		}
+		if strings.Contains(string(list), other) {
+			t.Errorf("the list of %s has files of %s:\n%s", a, other, list)
+		}
+		if _, err := os.Stat(filepath.Join(s.Out, "sha256sum-"+a+".txt.sig")); err != nil {
+			t.Error(err)
+		}
+		checkTarball(t, filepath.Join(s.Out, "rke2.linux-"+a+".tar.gz"), filepath.Join(s.Out, "rke2.linux-"+a))
 	}
 }
 
