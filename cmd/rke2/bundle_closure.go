@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"text/tabwriter"
 
@@ -93,6 +94,8 @@ Templates run in a process of their own, for 30 s and in 512 MiB at most.`,
 func (f closureFlags) run(cmd *cobra.Command, args []string, asJSON bool) error {
 	ctx, stop := bundleContext(cmd)
 	defer stop()
+	// Little of what is read stays in use, and a node may be small.
+	debug.SetGCPercent(25)
 	platform, err := v1.ParsePlatform(f.platform)
 	if err != nil {
 		return fmt.Errorf("--platform %q: %w", f.platform, err)
