@@ -149,8 +149,8 @@ func (fl *airgapFlags) register(cmd *cobra.Command) {
 	f.BoolVar(&fl.plainHTTP, "plain-http", false, "allow HTTP with registries that do not speak TLS")
 	f.BoolVar(&fl.offline, "offline", false, "dial nothing: take what the cache has, as --lock says")
 	f.StringVar(&fl.cacheDir, "cache-dir", "", "`folder` for what is fetched (default rke2/bundle in the user's cache folder)")
-	f.IntVarP(&fl.jobs, "jobs", "j", 4, "requests at a `time`")
-	f.IntVar(&fl.retries, "retries", 5, "how `often` in a row a request is tried again")
+	f.IntVarP(&fl.jobs, "jobs", "j", 4, "`number` of requests at a time")
+	f.IntVar(&fl.retries, "retries", 5, "`times` in a row that a request is tried again")
 	f.BoolVar(&fl.requireSigned, "require-signed", false, "take no image without a signature of a trusted key")
 	trustFlags(cmd, &fl.keys, &fl.trustDir)
 }
