@@ -36,7 +36,7 @@ func (e *IncompleteError) Error() string {
 		for _, base := range p.Bases {
 			bases = append(bases, base.String())
 		}
-		fmt.Fprintf(&b, "%s is a delta from %s, and %d blobs (%d bytes) that it leaves out are not there", e.File, strings.Join(bases, " and "), len(e.Blobs), e.Bytes)
+		fmt.Fprintf(&b, "%s is a delta from %s, and of the blobs that it leaves out %d (%d bytes) are not there", e.File, strings.Join(bases, " and "), len(e.Blobs), e.Bytes)
 		for _, c := range e.Changed {
 			fmt.Fprintf(&b, "; %s has that name and is another bundle", c)
 		}

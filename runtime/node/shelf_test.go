@@ -56,13 +56,7 @@ func (w *world) drop(t *testing.T, files ...string) {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, filepath.Base(f)), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		copyTo(t, f, filepath.Join(dir, filepath.Base(f)))
 	}
 }
 
@@ -235,4 +229,15 @@ func mustDigest(t *testing.T, image v1.Image) v1.Hash {
 		t.Fatal(err)
 	}
 	return h
+}
+
+func copyTo(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
