@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -32,6 +33,7 @@ type Input struct {
 	Platform v1.Platform
 	// KubeVersion is what charts are told; "" is the release's.
 	KubeVersion string
+	ChartTime   time.Duration // that one chart's templates may take; 0 is charts.DefaultTime
 	// Progress is told what is done next, and how much of how many steps is; may be nil.
 	Progress func(step string, done, total int)
 }
