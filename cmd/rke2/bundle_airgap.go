@@ -160,6 +160,7 @@ type airgapRun struct {
 	flags  airgapFlags
 	cmd    *cobra.Command
 	create airgap.CreateOptions
+	fetch  *meter
 }
 
 func (r *airgapRun) run(ctx context.Context) error {
@@ -212,7 +213,7 @@ func (fl airgapFlags) bundle(cmd *cobra.Command) (*manifest.Bundle, error) {
 		layout = true
 	}
 	if layout {
-		if len(fl.sets) == 0 {
+		if len(fl.sets) == 0 && (fl.perSet(cmd) || !set("layout")) {
 			fl.sets = []string{"core"}
 		}
 		b.Layouts = append(b.Layouts, manifest.Layout{Path: fl.layout, Sets: fl.sets, AllowUnsigned: fl.allowUnsigned})
@@ -291,15 +292,15 @@ func (r *airgapRun) gather(ctx context.Context, b *manifest.Bundle) error {
 	if err != nil {
 		return err
 	}
-	progress := newMeter(r.cmd.ErrOrStderr(), "fetch")
-	opt.Fetched = func(done, total int64) { progress.show("blobs", done, total) }
+	r.fetch = newMeter(r.cmd.ErrOrStderr(), "fetch")
+	opt.Fetched = func(done, total int64) { r.fetch.show("blobs", done, total) }
 	opt.Resolved = func(done, total int) {
-		if progress.terminal {
+		if r.fetch.terminal {
 			fmt.Fprintf(r.cmd.ErrOrStderr(), "\r\x1b[Kresolve  %d of %s", done, count(total, "image"))
 		}
 	}
 	c, err := collect.Gather(ctx, b, opt)
-	if progress.terminal {
+	if r.fetch.terminal {
 		fmt.Fprint(r.cmd.ErrOrStderr(), "\r\x1b[K")
 	}
 	if err != nil {
@@ -311,7 +312,6 @@ func (r *airgapRun) gather(ctx context.Context, b *manifest.Bundle) error {
 		name = collect.DefaultName
 	}
 	made, err := r.fetchAndWrite(ctx, c, opt, name)
-	progress.done()
 	if err != nil {
 		return err
 	}
@@ -328,7 +328,9 @@ func (r *airgapRun) gather(ctx context.Context, b *manifest.Bundle) error {
 // fetchAndWrite tries twice where the cache was damaged: what was is then fetched anew.
 func (r *airgapRun) fetchAndWrite(ctx context.Context, c *collect.Collection, opt collect.Options, name string) ([]airgap.Created, error) {
 	for again := false; ; again = true {
-		if err := c.Fetch(ctx, opt); err != nil {
+		err := c.Fetch(ctx, opt)
+		r.fetch.done()
+		if err != nil {
 			return nil, err
 		}
 		made, err := r.write(ctx, c.Orders(name))
