@@ -71,7 +71,11 @@ func bundles(t *testing.T, key string, paths ...string) *catalog.Catalog {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	if len(c.Refused()) > 0 {
 		t.Fatalf("refused: %+v", c.Refused())
 	}

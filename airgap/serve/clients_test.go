@@ -239,17 +239,11 @@ func runtimeBin(t *testing.T, bundle string, images []airgap.Image) string {
 	}
 	defer a.Close()
 	dir := t.TempDir()
-	m, _, err := a.Manifest(find(t, images, "rancher/rke2-runtime").Desc.Digest)
+	_, err = airgap.Extract(t.Context(), a, airgap.ExtractOptions{
+		Dir: dir, Ref: find(t, images, "rancher/rke2-runtime").Refs[0].String(), Paths: []string{"/bin/containerd", "/bin/ctr"},
+	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, l := range m.Layers {
-		extract(t, a, l, dir)
-	}
-	for _, name := range []string{"containerd", "ctr"} {
-		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
 	}
 	return dir
 }

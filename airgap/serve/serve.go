@@ -15,8 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"github.com/rancher/rke2/airgap/catalog"
 )
 
@@ -144,7 +142,7 @@ func (s *Server) load(ctx context.Context, state string) error {
 // Serve answers on a listener until the context ends, then lets transfers end. It closes
 // the listener.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	l = netutil.LimitListener(l, s.o.Connections)
+	l = limited(l, s.o.Connections)
 	if s.o.TLS != nil {
 		l = tls.NewListener(l, s.tls())
 	}
