@@ -226,7 +226,7 @@ func (l *Lock) Changes(now *Lock) []string {
 			switch {
 			case a == b:
 			case a == "":
-				out = append(out, fmt.Sprintf("%s %s: new, not in the lock (%s)", kind, k, b))
+				out = append(out, fmt.Sprintf("%s %s: new, not in the lock", kind, k))
 			case b == "":
 				out = append(out, fmt.Sprintf("%s %s: no longer asked for", kind, k))
 			default:
