@@ -66,7 +66,7 @@ type ImageChange struct {
 	// Digests of the manifests; of the configs in legacy docker-archives.
 	FromDigest string `json:"fromDigest,omitempty"`
 	ToDigest   string `json:"toDigest,omitempty"`
-	// Attached is set if signatures or attestations are others.
+	// Attached is set if the image is the same and its signatures or attestations are others.
 	Attached bool        `json:"attached,omitempty"`
 	Layers   LayerChange `json:"layers"`
 	// Files are listed if that was asked for and the image is in both.

@@ -34,7 +34,7 @@ func (d *differ) image(p pair) (*ImageChange, error) {
 			c.Change = side.lone
 		}
 	}
-	c.Attached = p.a != nil && p.b != nil && d.a.evidence(*p.a) != d.b.evidence(*p.b)
+	c.Attached = p.a != nil && p.b != nil && c.FromDigest == c.ToDigest && d.a.evidence(*p.a) != d.b.evidence(*p.b)
 	if c.FromDigest == c.ToDigest && c.From == c.To && !c.Attached {
 		return nil, nil
 	}

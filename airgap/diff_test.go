@@ -66,7 +66,7 @@ func TestDiff(t *testing.T) {
 	d, err := Diff(t.Context(), a, b, DiffOptions{})
 	noError(t, err)
 	want := []string{
-		"changed docker.io/rancher/component: 2 same -1 +1 attached true",
+		"changed docker.io/rancher/component: 2 same -1 +1 attached false",
 		// The same bytes under another name are that image renamed, signed anew.
 		"changed docker.io/rancher/only-in-v1: 2 same -0 +0 attached true",
 	}

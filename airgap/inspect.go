@@ -60,7 +60,7 @@ type LayerInfo struct {
 	MediaType string `json:"mediaType,omitempty"`
 	Size      int64  `json:"size"`
 	CreatedBy string `json:"createdBy,omitempty"` // as the image's history says
-	Images    int    `json:"images"`              // of this archive that have it
+	Images    int    `json:"images,omitempty"`    // of this archive that have it
 	Absent    bool   `json:"absent,omitempty"`    // it is in another part, or in a delta's base
 }
 

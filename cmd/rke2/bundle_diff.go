@@ -180,7 +180,7 @@ func printImageChanges(w io.Writer, all []airgap.ImageChange) error {
 // beforeAndAfter are the tags before and after, or the digests if the tag is the same.
 func beforeAndAfter(c airgap.ImageChange) (from, to string) {
 	from, to = strings.TrimPrefix(strings.TrimPrefix(c.From, c.Name), ":"), strings.TrimPrefix(strings.TrimPrefix(c.To, c.Name), ":")
-	if from == to {
+	if from == to && c.FromDigest != c.ToDigest {
 		return shortDigest(c.FromDigest), shortDigest(c.ToDigest)
 	}
 	return from, to

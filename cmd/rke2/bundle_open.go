@@ -3,13 +3,25 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime/debug"
 
 	"github.com/rancher/rke2/airgap"
 )
 
+// limitMemory has Go collect garbage earlier, so that bundles of any size and images of
+// very many files are read in little memory. An operator's own GOMEMLIMIT counts.
+func limitMemory() {
+	const limit = 100 << 20
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(limit)
+	}
+}
+
 // eachArchive opens archives and gives each to fn, in order: the parts of one bundle,
 // if all are there, as that bundle; a part on its own, as far as it goes.
 func eachArchive(files []string, fn func(*airgap.Archive) error) (err error) {
+	limitMemory()
 	set, err := airgap.OpenSet(files...)
 	if err != nil {
 		return err
@@ -30,6 +42,7 @@ func eachArchive(files []string, fn func(*airgap.Archive) error) (err error) {
 
 // openOne opens what must be one archive, or the parts of one.
 func openOne(files []string) (*airgap.Archive, func() error, error) {
+	limitMemory()
 	set, err := airgap.OpenSet(files...)
 	if err != nil {
 		return nil, nil, err
