@@ -11,7 +11,10 @@ import (
 	"testing"
 )
 
-const dataDir = "/var/lib/rancher/rke2"
+const (
+	dataDir = "/var/lib/rancher/rke2"
+	podID   = "005f1a81655b3ffad1a5740abcbd7e6ef0342e5901026ef51fd7f4a984e9c5f5"
+)
 
 // machine prepares a root as a machine that rke2 runs on: real programs in the places
 // where rke2's are, which only wait.
@@ -72,8 +75,11 @@ func (r *root) program(t *testing.T, path string) {
 // running starts a machine's processes and mounts: a node, its containerd, a shim with a
 // container in it, volumes; and what is not rke2's. DATA is the data folder.
 const running = `
-mkdir -p /run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/pod1/rootfs /run/netns /mnt "/var/lib/kubelet/pods/uid/volumes/tmp space" /var/lib/kubelet/pods/uid/nfs "$DATA/agent/images" "$DATA/server/db"
-mount -t tmpfs tmpfs /run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/pod1/rootfs
+POD=` + podID + `
+# What is no container's id may be part of any cgroup's name.
+mkdir -p /run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/e
+mkdir -p /run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/$POD/rootfs /run/netns /mnt "/var/lib/kubelet/pods/uid/volumes/tmp space" /var/lib/kubelet/pods/uid/nfs "$DATA/agent/images" "$DATA/server/db"
+mount -t tmpfs tmpfs /run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/$POD/rootfs
 mount -t tmpfs tmpfs "/var/lib/kubelet/pods/uid/volumes/tmp space"
 mount -t tmpfs tmpfs /var/lib/kubelet/pods/uid/nfs
 mount -t tmpfs tmpfs "$DATA/agent/images"
@@ -82,10 +88,10 @@ mount -t tmpfs tmpfs /mnt
 : >/run/netns/cni-1 >/run/netns/operators
 mount --bind /proc/self/ns/net /run/netns/cni-1
 mount --bind /proc/self/ns/net /run/netns/operators
-mkdir -p /run/containerd/s /run/containerd/runc/k8s.io/pod1 /run/containerd/runc/k8s.io/dockers
+mkdir -p /run/containerd/s /run/containerd/runc/k8s.io/$POD /run/containerd/runc/k8s.io/dockers
 : >/run/containerd/s/0a1b >/run/containerd/s/dockers
-echo '{"version":3,"address":"unix:///run/containerd/s/0a1b","protocol":"ttrpc"}' >/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/pod1/bootstrap.json
-echo '{"linux":{"namespaces":[{"type":"network","path":"/var/run/netns/cni-1"}]}}' >/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/pod1/config.json
+echo '{"version":3,"address":"unix:///run/containerd/s/0a1b","protocol":"ttrpc"}' >/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/$POD/bootstrap.json
+echo '{"linux":{"namespaces":[{"type":"network","path":"/var/run/netns/cni-1"}]}}' >/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/$POD/config.json
 /usr/local/bin/rke2 server &
 /usr/local/bin/rke2 bundle verify server & verify=$!
 "$DATA/data/v1/bin/containerd" &
@@ -128,7 +134,7 @@ func TestKillall(t *testing.T) {
 				if !strings.Contains(said, "exit 0") {
 					t.Errorf("it failed:\n%s", out)
 				}
-				for _, gone := range []string{"bin/containerd", "in-a-container", "rootfs", "volumes", "cni-1", "0a1b", "pod1", "2 /usr/local/bin/rke2"} {
+				for _, gone := range []string{"bin/containerd", "in-a-container", "rootfs", "volumes", "cni-1", "0a1b", podID, "2 /usr/local/bin/rke2"} {
 					if strings.Contains(left, gone) {
 						t.Errorf("%s is left:\n%s", gone, left)
 					}

@@ -97,7 +97,11 @@ members() {
 remember() {
   for task in "$state"/io.containerd.runtime.v2.task/k8s.io/*; do
     [ -d "$task" ] || continue
-    printf '%s\n' "${task##*/}" >>"$work/containers"
+    # Processes are found by these: anything shorter could be in another's cgroup's name.
+    id=${task##*/}
+    case $id in *[!0-9a-f]*) continue ;; esac
+    [ ${#id} -eq 64 ] || continue
+    printf '%s\n' "$id" >>"$work/containers"
     grep -ho 'unix:///run/containerd/s/[0-9a-f]*' "$task/bootstrap.json" "$task/address" 2>/dev/null | sed 's|^unix://||' >>"$work/sockets" || :
     grep -o '"path": *"[^"]*/netns/[^"/]*"' "$task/config.json" 2>/dev/null | sed 's/.*"\(.*\)"/\1/' >>"$work/namespaces" || :
   done

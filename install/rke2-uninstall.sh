@@ -200,7 +200,9 @@ remove_addresses() {
 remember_sandboxes() {
   : >"$work/sandboxes"
   for sandbox in "$data"/agent/containerd/io.containerd.grpc.v1.cri/sandboxes/*; do
-    [ ! -d "$sandbox" ] || printf '%s\n' "${sandbox##*/}" >>"$work/sandboxes"
+    id=${sandbox##*/}
+    case $id in *[!0-9a-f]*) continue ;; esac
+    [ ${#id} -ne 64 ] || printf '%s\n' "$id" >>"$work/sandboxes"
   done
 }
 

@@ -14,14 +14,14 @@ func lived(t *testing.T, r *root, data string) {
 	t.Helper()
 	for _, file := range []string{
 		data + "/agent/pod-manifests/etcd.yaml", data + "/server/token", data + "/server/db/etcd/member", data + "/data/v1/bin/kubectl",
-		data + "/agent/containerd/io.containerd.grpc.v1.cri/sandboxes/pod1/x",
+		data + "/agent/containerd/io.containerd.grpc.v1.cri/sandboxes/" + podID + "/x",
 		"/var/lib/kubelet/pods/uid/file", "/var/log/pods/p/0.log", "/run/k3s/x",
 		"/etc/rancher/rke2/rke2.yaml", "/etc/rancher/node/password",
 		"/var/lib/cni/networks/ours/lock", "/var/lib/cni/networks/ours/last_reserved_ip.0",
 	} {
 		r.write(t, file, "x", 0o600)
 	}
-	r.write(t, "/var/lib/cni/networks/ours/10.42.0.5", "pod1\r\neth0", 0o600)
+	r.write(t, "/var/lib/cni/networks/ours/10.42.0.5", podID+"\r\neth0", 0o600)
 	r.write(t, "/var/lib/cni/networks/podman/10.88.0.2", "theirs\r\neth0", 0o600)
 	r.write(t, "/var/lib/cni/networks/podman/lock", "", 0o600)
 }
