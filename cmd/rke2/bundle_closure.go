@@ -55,6 +55,9 @@ near it (another tag, registry, platform or digest), and the exit code is 1. So 
 a chart or manifest cannot be rendered. Values that come from Secrets outside of the
 manifests, and images that are only spoken of, are noted and are no gap.
 
+That a bundle has an image is read from its index: rke2 bundle verify holds what it has
+against digests and signatures.
+
 Without arguments, the bundles are those of this host (<data-dir>/agent/images). Without
 --manifests, the manifests are those of this host (<data-dir>/server/manifests and
 <data-dir>/agent/pod-manifests), if there are any.
@@ -281,10 +284,16 @@ func printClosure(w io.Writer, r closure.Report) error {
 	for _, note := range r.Notes {
 		fmt.Fprintf(w, "\nNOTE  %s\n", note)
 	}
+	said := false
 	for _, image := range r.Possible {
-		if image.Gap != nil {
-			fmt.Fprintf(w, "\nNOTE  %s is in no bundle, and may be needed: %s\n", image.Reference, image.Needs[0])
+		if image.Gap == nil {
+			continue
 		}
+		if !said {
+			fmt.Fprintln(w, "\nNOTE  these are spoken of, in no bundle, and may not be needed:")
+			said = true
+		}
+		fmt.Fprintf(w, "  %s (%s)\n", image.Reference, image.Needs[0])
 	}
 	absent := 0
 	for _, image := range r.Images {

@@ -214,9 +214,9 @@ func (p *prover) fault(format string, args ...any) { p.faults[fmt.Sprintf(format
 
 // report looks for everything that is needed.
 func (p *prover) report() Report {
-	r := Report{
-		Platform: p.in.Platform.String(), Charts: p.charts,
-		Faults: slices.Sorted(maps.Keys(p.faults)), Notes: slices.Sorted(maps.Keys(p.notes)),
+	r := Report{ // no null in JSON
+		Platform: p.in.Platform.String(), Images: []Image{}, Possible: []Image{}, Charts: append([]Chart{}, p.charts...),
+		Faults: append([]string{}, slices.Sorted(maps.Keys(p.faults))...), Notes: append([]string{}, slices.Sorted(maps.Keys(p.notes))...),
 	}
 	for _, key := range slices.Sorted(maps.Keys(p.needed)) {
 		image := *p.needed[key]

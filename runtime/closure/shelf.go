@@ -188,7 +188,7 @@ func (s *shelf) open(h v1.Hash, from *airgap.Archive) (io.ReadCloser, error) {
 }
 
 func (s *shelf) bundles() []Bundle {
-	var out []Bundle
+	out := []Bundle{}
 	for _, f := range s.files {
 		b := Bundle{File: f.Path}
 		if f.Err != nil {
