@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
 // Set is several archives of which parts and deltas have been joined to what they
@@ -97,6 +99,45 @@ func (s *Set) Complete() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// One is the set's only archive: a file, the whole that was joined of all files, or what a
+// delta makes of the bundles that it was made from. A partial bundle comes alone as it is.
+func (s *Set) One() (*Archive, error) {
+	switch {
+	case len(s.Archives) == 1 && len(s.Loose) == 0:
+		return s.Archives[0], nil
+	case len(s.Archives) == 0 && len(s.Loose) == 1:
+		return s.Loose[0].Archive, nil
+	}
+	if err := s.Complete(); err != nil {
+		return nil, err
+	}
+	for _, a := range s.joined {
+		if s.baseFor(a) {
+			return a, nil
+		}
+	}
+	return nil, fmt.Errorf("%d bundles were given: give one, or all parts of one", len(s.Archives))
+}
+
+// baseFor tells whether all other archives of the set are what a delta for a was made from.
+func (s *Set) baseFor(a *Archive) bool {
+	identity, _ := a.Identity()
+	bases := map[v1.Hash]bool{}
+	for _, o := range s.opened {
+		if p, ok := o.Partial(); ok && p.Whole.Index == identity {
+			for _, b := range p.Bases {
+				bases[b.Index] = true
+			}
+		}
+	}
+	for _, other := range s.Archives {
+		if h, _ := other.Identity(); other != a && !bases[h] {
+			return false
+		}
+	}
+	return true
 }
 
 // Close closes every archive of the set.

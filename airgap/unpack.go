@@ -33,6 +33,13 @@ func Unpack(ctx context.Context, file string, opt UnpackOptions) (err error) {
 		return err
 	}
 	defer a.Close()
+	return a.Unpack(ctx, opt)
+}
+
+// Unpack is the function Unpack of an archive that is open. Of a partial bundle on its own
+// only images can be unpacked that it has all layers of.
+func (a *Archive) Unpack(ctx context.Context, opt UnpackOptions) (err error) {
+	file := a.file
 	if err := a.whole(); err != nil {
 		return err
 	}
@@ -73,6 +80,9 @@ func Unpack(ctx context.Context, file string, opt UnpackOptions) (err error) {
 func (a *Archive) unpackPlan(image string) ([]byte, map[v1.Hash]bool, error) {
 	blobs := map[v1.Hash]bool{}
 	if image == "" {
+		if len(a.absent) > 0 {
+			return nil, nil, a.incomplete()
+		}
 		for h := range a.blobs {
 			blobs[h] = true
 		}
@@ -109,6 +119,9 @@ func (a *Archive) unpackPlan(image string) ([]byte, map[v1.Hash]bool, error) {
 			return nil, nil, err
 		}
 		for _, b := range append([]v1.Descriptor{d, m.Config}, m.Layers...) {
+			if _, ok := a.absent[b.Digest]; ok {
+				return nil, nil, a.incomplete()
+			}
 			if _, ok := a.blobs[b.Digest]; ok {
 				blobs[b.Digest] = true
 			}
@@ -116,6 +129,15 @@ func (a *Archive) unpackPlan(image string) ([]byte, map[v1.Hash]bool, error) {
 	}
 	b, err := json.Marshal(out)
 	return b, blobs, err
+}
+
+// incomplete says what a partial bundle lacks.
+func (a *Archive) incomplete() error {
+	missing, err := Missing([]*Archive{a}, nil)
+	if err != nil || missing == nil {
+		return err
+	}
+	return missing
 }
 
 // find returns the image that carries a reference.

@@ -110,7 +110,7 @@ func TestBundleCommands(t *testing.T) {
 		{"unpack again", []string{"bundle", "unpack", bundle, filepath.Join(out, "l")}, nil, "is not empty"},
 		{"another platform", []string{"bundle", "airgap", "--layout", layout, "--output-dir", out, "--platform", "linux"}, nil, "linux/amd64"},
 		{"another set", []string{"bundle", "airgap", "--layout", layout, "--output-dir", out, "--set", "nope"}, nil, "no image of set nope"},
-		{"too few arguments", []string{"bundle", "unpack", bundle}, nil, "accepts 2 arg(s)"},
+		{"too few arguments", []string{"bundle", "unpack", bundle}, nil, "at least 2 arg(s)"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			got, err := run(c.args...)
