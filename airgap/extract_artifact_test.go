@@ -97,9 +97,15 @@ func TestExtractArtifacts(t *testing.T) {
 			t.Errorf("%s was accepted", what)
 		}
 	}
+	damaged := bytes.Replace(b, []byte("read me"), []byte("read you")[:7], 1)
+	v, err := Verify(t.Context(), file(t, "x.tar", damaged), VerifyOptions{Unsigned: true})
+	noError(t, err)
+	if len(v.Faults) != 1 || v.Faults[0].Subject != "file README of docker.io/library/extras:v1" {
+		t.Errorf("%+v", v.Faults)
+	}
 	evil := compress(t, makeTar(t, reg("../evil", []byte("x"))), gz)
 	dir, check := guarded(t)
-	_, err := Extract(t.Context(), mustOpen(t, file(t, "x.tar", artifactTar(t, evil, map[string]string{"a": ""}))), ExtractOptions{Dir: dir, Ref: "registry.example.com/charts/web:1.2.3"})
+	_, err = Extract(t.Context(), mustOpen(t, file(t, "x.tar", artifactTar(t, evil, map[string]string{"a": ""}))), ExtractOptions{Dir: dir, Ref: "registry.example.com/charts/web:1.2.3"})
 	if check(); err == nil || !strings.Contains(err.Error(), "leads outside") {
 		t.Errorf("a hostile chart: %v", err)
 	}

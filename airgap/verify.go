@@ -179,6 +179,24 @@ func (a *Archive) part(h v1.Hash) string {
 			}
 		}
 	}
+	for _, art := range a.artifacts {
+		if h == art.Desc.Digest {
+			return "manifest of " + art.Ref
+		}
+		m, _, err := a.manifest(art.Desc.Digest)
+		if err != nil {
+			continue
+		}
+		for _, l := range m.Layers {
+			switch {
+			case l.Digest != h:
+			case art.Kind == KindFiles:
+				return "file " + printable(l.Annotations[AnnotationTitle]) + " of " + art.Ref
+			default:
+				return "chart " + art.Ref
+			}
+		}
+	}
 	switch d, ok := a.descs[h]; {
 	case ok && d.MediaType == envelopeType:
 		return "an attestation"

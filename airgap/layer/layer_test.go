@@ -143,11 +143,11 @@ func TestReadContent(t *testing.T) {
 	}
 	mine := errors.New("mine")
 	_, err = Read(t.Context(), bytes.NewReader(b), Options{Size: 1}, func(Entry, io.Reader) error { return mine })
-	if err != mine {
+	if !errors.Is(err, mine) || err.Error() != mine.Error() {
 		t.Errorf("error %v", err)
 	}
 	_, err = Read(t.Context(), io.MultiReader(bytes.NewReader(b[:900]), failing{mine}), Options{Size: 1}, func(Entry, io.Reader) error { return nil })
-	if err != mine {
+	if !errors.Is(err, mine) || err.Error() != mine.Error() {
 		t.Errorf("the source's error became %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
