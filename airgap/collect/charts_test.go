@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -73,6 +74,30 @@ func testCharts(t *testing.T, f *fixture) {
 	charted = manifest.Bundle{Charts: []manifest.Chart{{Chart: dir, Set: []string{"image=Not an image"}}}}
 	if _, _, err = gather(t.Context(), t, charted, opt); err == nil || !strings.Contains(err.Error(), `Pod/records would use "Not an image"`) {
 		t.Errorf("%v", err)
+	}
+}
+
+// testOtherTools: skopeo reads what is in a bundle beside what it always read: images with
+// their index, names by digest, charts.
+func testOtherTools(t *testing.T, f *fixture) {
+	opt := options(t, door(f.registries(t, "", f.Addr)), t.TempDir())
+	_, c, err := gather(t.Context(), t, manifest.Bundle{Images: f.refs()[:1]}, opt)
+	noError(t, err)
+	byDigest := strings.TrimSuffix(f.refs()[0], ":v1") + "@" + c.Images[0].Digest
+	got, _, err := gather(t.Context(), t, manifest.Bundle{
+		Images: []string{f.refs()[0], byDigest}, Charts: []manifest.Chart{{Chart: writeChart(t, f.refs()[1])}}, Files: []manifest.File{{Path: list(t)}},
+	}, opt)
+	noError(t, err)
+	file := got["linux/amd64"].file
+	for _, from := range []string{
+		"oci-archive:" + file + ":" + f.refs()[0], "docker-archive:" + file + ":" + f.refs()[0],
+		"oci-archive:" + file + ":" + f.refs()[1], "docker-archive:" + file + ":" + f.refs()[1],
+		"oci-archive:" + file + ":charts.local/records:1.2.3",
+	} {
+		to := t.TempDir()
+		if out, err := exec.CommandContext(t.Context(), "skopeo", "copy", "-q", from, "dir:"+to).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", from, err, out)
+		}
 	}
 }
 

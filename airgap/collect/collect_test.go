@@ -148,6 +148,7 @@ func testRegistry(t *testing.T, f *fixture) {
 func TestDistribution(t *testing.T) {
 	f := serve(t)
 	for name, test := range map[string]func(*testing.T, *fixture){
+		"OtherTools":         testOtherTools,
 		"Charts":             testCharts,
 		"ChartsOfRegistries": testChartsOfRegistries,
 		"Archives":           testArchives,

@@ -22,6 +22,7 @@ const defaultLayout = "dist/oci"
 // airgapFlags are the flags of bundle airgap.
 type airgapFlags struct {
 	manifest string
+	schema   bool
 
 	layout             string
 	sets               []string
@@ -110,6 +111,10 @@ there already is left alone.`,
 		if err := check(); err != nil {
 			return err
 		}
+		if fl.schema {
+			_, err := cmd.OutOrStdout().Write(manifest.Schema())
+			return err
+		}
 		ctx, stop := bundleContext(cmd)
 		defer stop()
 		run := &airgapRun{flags: fl, cmd: cmd}
@@ -121,6 +126,7 @@ there already is left alone.`,
 func (fl *airgapFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&fl.manifest, "manifest", "", "`file` that declares the bundle (rke2-bundle.yaml); flags add to it")
+	f.BoolVar(&fl.schema, "schema", false, "print the JSON Schema of --manifest, for editors, and make nothing")
 	f.StringVar(&fl.layout, "layout", defaultLayout, "`folder` of an OCI layout with signed images")
 	f.StringSliceVar(&fl.sets, "set", nil, "`set` of the layout's images (repeatable), or all; core if nothing else is named")
 	f.BoolVar(&fl.allowUnsigned, "allow-unsigned", false, "take images of the layout that have no signature, which nodes refuse by default")

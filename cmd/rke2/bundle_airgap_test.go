@@ -231,3 +231,70 @@ func TestAirgapLock(t *testing.T) {
 		t.Error("something was written all the same")
 	}
 }
+
+// TestAirgapManifest: what a file declares, in parts and for two platforms; a blob that was
+// damaged in the cache is fetched again in the same run; what is wrong says where.
+func TestAirgapManifest(t *testing.T) {
+	layer := distribution.Random(3, 600_000)
+	s := seed(t, distribution.Image{Ref: "apps/b:v1", Platforms: []string{"amd64", "arm64"}, Layers: [][]byte{layer, distribution.Random(4, 600_000)}})
+	dir := t.TempDir()
+	cache, file := filepath.Join(dir, "cache"), filepath.Join(dir, "rke2-bundle.yaml")
+	writeFile(t, filepath.Join(dir, "notes"), "read me")
+	declared := "apiVersion: rke2.rancher.io/v1\nkind: Bundle\nname: clinic\nplatforms: [linux/amd64, linux/arm64]\nimages:\n- " + s.refs[0] +
+		"\nfiles:\n- path: notes\nrequireSigned: true\nkeys: [" + s.key + "]\n"
+	writeFile(t, file, declared)
+	airgap := func(out string, more ...string) (string, error) {
+		return run(append([]string{"bundle", "airgap", "--manifest", file, "--registries", s.registries, "--cache-dir", cache, "--output-dir", filepath.Join(dir, out)}, more...)...)
+	}
+	got, err := airgap("out")
+	if err != nil || !strings.Contains(got, "clinic.linux-amd64.tar  1.2 MB  1 image, 1 artifact  sha256:") || !strings.Contains(got, "clinic.linux-arm64.tar") ||
+		!strings.Contains(got, s.refs[0]+"  sha256:") || !strings.Contains(got, "  signed, attested\n") {
+		t.Fatalf("%v\n%s", err, got)
+	}
+
+	cached := filepath.Join(cache, "blobs", "sha256", strings.TrimPrefix(distribution.Digest(layer), "sha256:"))
+	if err := os.Remove(cached); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, cached, strings.Repeat("x", len(layer)))
+	got, err = airgap("again")
+	if err != nil || !strings.Contains(got, "1 blob in the cache "+cache+" damaged: fetched again") ||
+		sum(t, filepath.Join(dir, "again", "clinic.linux-amd64.tar")) != sum(t, filepath.Join(dir, "out", "clinic.linux-amd64.tar")) {
+		t.Errorf("%v\n%s", err, got)
+	}
+
+	got, err = airgap("parts", "--split", "700kB")
+	if err != nil || !strings.Contains(got, "1 image, 1 artifact in 2 parts") {
+		t.Errorf("%v\n%s", err, got)
+	}
+	for _, part := range []string{"1", "2"} {
+		file := filepath.Join(dir, "parts", "clinic.linux-amd64.part"+part+"of2.tar")
+		if got, err := run("bundle", "verify", "--unsigned", "--key", s.key, file); err != nil {
+			t.Errorf("%v\n%s", err, got)
+		}
+	}
+	if got, err := airgap("parts", "--split", "700kB"); err != nil || strings.Count(got, "(unchanged)") != 4 {
+		t.Errorf("%v\n%s", err, got)
+	}
+
+	for what, c := range map[string]struct {
+		text string
+		more []string
+		says string
+	}{
+		"an unknown key":        {declared + "image: x\n", nil, file + `:11: unknown key "image"`},
+		"parts too small":       {declared, []string{"--split", "100kB"}, "split into parts of at least"},
+		"parts of a zst":        {declared, []string{"--split", "1GB", "--format", "tar.zst"}, "parts are plain tars"},
+		"a platform that isn't": {declared, []string{"--platform", "linux/s390x"}, "it has linux/amd64, linux/arm64"},
+		"a lock without a file": {declared, []string{"--update-lock"}, "name the file with --lock"},
+		"values for no chart":   {declared, []string{"--set-value", "a=b"}, "about one --chart"},
+	} {
+		writeFile(t, file, c.text)
+		if got, err := airgap("wrong", c.more...); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v\n%s", what, err, got)
+		}
+	}
+	if got, err := run("bundle", "airgap", "--schema"); err != nil || !json.Valid([]byte(got)) || !strings.Contains(got, "imageLists") {
+		t.Errorf("%v\n%s", err, got)
+	}
+}
