@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -80,9 +81,19 @@ func TestInstall(t *testing.T) {
 		t.Errorf("rke2 did not end well after SIGTERM: %v\n%s", err, s.LastWords())
 	}
 
-	// rke2 is stopped and the pods are not, as systemctl stop leaves it.
-	if running, err := s.ContainerProcesses(); err != nil || len(running) == 0 {
+	// rke2 is stopped and the pods are not, as systemctl stop leaves it; and they have lost
+	// their shims, so nothing but their cgroups tells whose they are.
+	shims, err := s.Find("containerd-shim-runc-v2")
+	if err != nil || len(shims) == 0 {
 		t.Errorf("no pod runs after rke2 was stopped: %v", err)
+	}
+	for _, p := range shims {
+		if err := syscall.Kill(p.Pid, syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	if etcd, err := s.Find("etcd"); err != nil || len(etcd) == 0 {
+		t.Errorf("etcd ended with its shim: %v", err)
 	}
 	sh(ctx, t, s, "/usr/local/bin/rke2-uninstall.sh")
 	nothingRuns(ctx, t, s, kernel)
