@@ -255,10 +255,14 @@ func (c *Collection) selection(p v1.Platform) airgap.Selection {
 // check plans the bundles, which finds what contradicts itself or is missing, and holds
 // them to the signatures that are required.
 func (g *gatherer) check(ctx context.Context) error {
+	taken := map[string]bool{}
 	for i, p := range g.out.platforms {
 		plan, err := airgap.NewPlan(g.out.sources[i], g.out.selection(p))
 		if err != nil {
 			return fmt.Errorf("for %s: %w", p, err)
+		}
+		for _, ref := range plan.References() {
+			taken[ref] = true
 		}
 		if !g.RequireSigned {
 			continue
@@ -267,7 +271,30 @@ func (g *gatherer) check(ctx context.Context) error {
 			return fmt.Errorf("for %s: %w", p, err)
 		}
 	}
-	return nil
+	return g.leftOut(taken)
+}
+
+// leftOut finds images of layouts and archives that are in none of the bundles, because
+// they are made for other platforms.
+func (g *gatherer) leftOut(taken map[string]bool) error {
+	var out []string
+	for _, d := range g.entries[""] {
+		if d.Annotations[airgap.AnnotationKind] != airgap.KindImage {
+			continue
+		}
+		w, err := parseWanted(d.Annotations[airgap.AnnotationImageName], "")
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(w.names(), func(n string) bool { return taken[n] }) {
+			out = append(out, w.ref)
+		}
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	slices.Sort(out)
+	return fmt.Errorf("not made for %s: %s", strings.Join(g.bundle.Platforms, " or "), strings.Join(slices.Compact(out), ", "))
 }
 
 // Fetch brings what the bundles need and is not on this machine into the cache, several

@@ -361,6 +361,13 @@ func testArchives(t *testing.T, f *fixture) {
 	if _, _, err := gather(t.Context(), t, manifest.Bundle{Archives: []manifest.Archive{{Path: want.file, Images: []string{"none"}}}}, opt); err == nil || !strings.Contains(err.Error(), "it has: "+f.refs()[1]) {
 		t.Errorf("%v", err)
 	}
+	if _, _, err := gather(t.Context(), t, manifest.Bundle{Archives: []manifest.Archive{{Path: want.file}}, Platforms: []string{"linux/arm64"}}, opt); err == nil || !strings.Contains(err.Error(), "linux/arm64") {
+		t.Errorf("another platform: %v", err)
+	}
+	both := manifest.Bundle{Archives: []manifest.Archive{{Path: want.file}}, Files: []manifest.File{{Path: list(t)}}, Platforms: []string{"linux/arm64"}}
+	if _, _, err := gather(t.Context(), t, both, opt); err == nil || !strings.Contains(err.Error(), "not made for linux/arm64: "+f.refs()[1]+", "+f.refs()[0]) {
+		t.Errorf("another platform, beside a file: %v", err)
+	}
 	parts, err := airgap.Create(t.Context(), []airgap.Order{{Name: "z", Source: airgap.Layout(f.layout), Selection: airgap.Selection{Platform: v1.Platform{OS: "linux", Architecture: "amd64"}}}},
 		airgap.CreateOptions{OutputDir: t.TempDir(), Split: 3_300_000})
 	noError(t, err)
