@@ -222,7 +222,7 @@ func (c *Catalog) Blob(h v1.Hash) (io.ReadCloser, error) {
 // Where names the place of a blob for messages.
 func (c *Catalog) Where(h v1.Hash) string {
 	if s, _ := c.holder(h); s != nil {
-		return s.file()
+		return s.where(h)
 	}
 	return "memory"
 }

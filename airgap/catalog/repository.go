@@ -147,7 +147,7 @@ type Content struct {
 	File *os.File // the caller closes it; nil: Data has it
 	Data []byte
 	Size int64
-	From string // the archive or layout
+	From string // the file that it is in, for messages
 	ID   string // of the file in its present state, as in Identities
 }
 
@@ -163,7 +163,7 @@ func (c *Catalog) Open(h v1.Hash) (Content, error) {
 		return Content{}, fmt.Errorf("blob %s is in no file that can be read anywhere", h)
 	}
 	f, err := p.place(h)
-	return Content{File: f, Size: size, From: s.file(), ID: s.identity()}, err
+	return Content{File: f, Size: size, From: s.where(h), ID: s.identity()}, err
 }
 
 // Identities are those of the files as they were when they were opened.

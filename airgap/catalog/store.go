@@ -21,6 +21,7 @@ type store interface {
 	list(ctx context.Context) ([]found, []airgap.Attachment, error)
 	size(v1.Hash) (int64, bool)
 	lacks() string
+	where(v1.Hash) string
 	open(v1.Hash) (io.ReadCloser, error)
 	io.Closer
 }
@@ -122,6 +123,8 @@ func (s *archive) size(h v1.Hash) (int64, bool) {
 	return p.Size, ok
 }
 
+func (s *archive) where(v1.Hash) string { return s.file() }
+
 // lacks says why a blob may be missing: what the file is a part of.
 func (s *archive) lacks() string {
 	if p, ok := s.a.Partial(); ok {
@@ -175,6 +178,8 @@ func (l *layout) file() string { return string(l.dir) }
 func (l *layout) identity() string { return l.id }
 
 func (l *layout) Close() error { return nil }
+
+func (l *layout) where(h v1.Hash) string { return l.path(h) }
 
 func (l *layout) lacks() string { return "the layout " + l.file() + " is incomplete" }
 

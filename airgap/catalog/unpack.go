@@ -90,6 +90,10 @@ func (u *unpacked) write(h v1.Hash, r io.Reader) (err error) {
 	return os.Rename(f.Name(), u.path(h))
 }
 
+func (u *unpacked) where(h v1.Hash) string {
+	return fmt.Sprintf("%s (expanded from %s; remove it and start again)", u.path(h), u.file())
+}
+
 func (u *unpacked) open(h v1.Hash) (io.ReadCloser, error) { return u.place(h) }
 
 func (u *unpacked) place(h v1.Hash) (*os.File, error) {

@@ -117,10 +117,42 @@ func TestDamaged(t *testing.T) {
 	if a := r.ask(t, "GET", "/v2/rancher/etcd/blobs/"+distribution.Digest(distribution.Random(1, 1<<20))); a.status != 200 || len(a.body) != 1<<20 {
 		t.Errorf("%d", a.status)
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	if len(said) != 3 || !strings.Contains(said[0], "damaged") || !strings.Contains(said[0], bundle+" has the digest") || !strings.Contains(said[1], "copy the file again") || said[2] != "" {
+	until(t, "three lines of the log", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(said) == 3
+	})
+	if !strings.Contains(said[0], "damaged") || !strings.Contains(said[0], bundle+" has the digest") || !strings.Contains(said[1], "copy the file again") || said[2] != "" {
 		t.Errorf("%q", said)
+	}
+}
+
+// TestExpandedDamaged: what was expanded from a compressed bundle and went bad since is
+// not sent, and named.
+func TestExpandedDamaged(t *testing.T) {
+	bundle, _, key := fixture(t)
+	raw, err := os.ReadFile(bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed, work := filepath.Join(t.TempDir(), "b.tar.zst"), t.TempDir()
+	if err := os.WriteFile(packed, z.EncodeAll(raw, nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan string, 1)
+	r := start(t, Options{Paths: []string{packed}, Catalog: catalog.Options{Policy: policy(t, key), Unpack: work}, Access: func(a Access) { said <- a.Err }})
+	digest := distribution.Digest(distribution.Random(2, 200_000))
+	expanded := filepath.Join(work, "blobs", "sha256", strings.TrimPrefix(digest, "sha256:"))
+	if err := os.WriteFile(expanded, make([]byte, 200_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := r.ask(t, "GET", "/v2/rancher/etcd/blobs/"+digest)
+	if err := <-said; a.status != 500 || !strings.Contains(err, expanded+" (expanded from "+packed) {
+		t.Errorf("%d, %q", a.status, err)
 	}
 }
 

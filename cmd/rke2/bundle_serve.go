@@ -152,6 +152,9 @@ func (p *serveFlags) run(cmd *cobra.Command, paths []string) (err error) {
 		scheme = "http"
 	}
 	out.event("listening", fmt.Sprintf("listening on %s://%s", scheme, l.Addr()), map[string]any{"address": scheme + "://" + l.Addr().String()})
+	if conf == nil && p.htpasswd != "" {
+		out.event("warning", "passwords cross the network in the clear: leave --plain-http out", nil)
+	}
 	if fingerprint != "" {
 		out.event("certificate", "its certificate has the SHA-256 fingerprint "+fingerprint, map[string]any{"sha256": fingerprint})
 	}
