@@ -3,6 +3,7 @@ package airgap
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -128,6 +129,11 @@ func (a *Archive) extractor(ctx context.Context, ref, platform string, passes in
 	}
 	x.told = &tally{total: passes * total, tell: progress}
 	found, err := a.listLayers(ctx, x.layers, false, x.told.add)
+	if _, part := a.Partial(); part && errors.Is(err, ErrNotFound) {
+		if incomplete, more := Missing([]*Archive{a}, nil); more == nil && incomplete != nil {
+			err = fmt.Errorf("%w: %w", err, incomplete)
+		}
+	}
 	if err == nil {
 		x.tree, err = found.tree(x.layers)
 	}

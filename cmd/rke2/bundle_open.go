@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"runtime/debug"
 
@@ -40,21 +39,17 @@ func eachArchive(files []string, fn func(*airgap.Archive) error) (err error) {
 	return nil
 }
 
-// openOne opens what must be one archive, or the parts of one.
+// openOne opens what must be one archive, the parts of one, or a delta and what it was
+// made from.
 func openOne(files []string) (*airgap.Archive, func() error, error) {
 	limitMemory()
 	set, err := airgap.OpenSet(files...)
 	if err != nil {
 		return nil, nil, err
 	}
-	switch {
-	case len(set.Archives)+len(set.Loose) > 1:
-		err = fmt.Errorf("%d files that are not the parts of one bundle: give one bundle", len(files))
-	case len(set.Loose) == 1:
-		// It may have what is wanted of it.
-		return set.Loose[0].Archive, set.Close, nil
-	default:
-		return set.Archives[0], set.Close, nil
+	a, err := set.One()
+	if err != nil {
+		return nil, nil, errors.Join(err, set.Close())
 	}
-	return nil, nil, errors.Join(err, set.Close())
+	return a, set.Close, nil
 }

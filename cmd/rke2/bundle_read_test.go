@@ -117,7 +117,7 @@ func TestBundleReading(t *testing.T) {
 		{"extract one", []string{"extract", one, "--ref", "rancher/app:v1", "--path", "/etc/motd", "--to", "-"}, []string{"hello"}, "", 0},
 		{"extract all to nowhere", []string{"extract", one, "--to", "-"}, nil, "give it with --path", 0},
 		{"extract without a name", []string{"extract", one, "--to", t.TempDir()}, nil, "say which of these:\n  docker.io/rancher/app:v1", 0},
-		{"extract of two bundles", []string{"extract", one, two, "--to", t.TempDir()}, nil, "give one bundle", 0},
+		{"extract of two bundles", []string{"extract", one, two, "--to", t.TempDir()}, nil, "2 bundles were given", 0},
 		{"diff of the same", []string{"diff", "--key", key, one, one}, []string{"they hold the same"}, "", 0},
 		{"diff", []string{"diff", "--key", key, "--files", one, two}, []string{"~ docker.io/rancher/app   linux/amd64  v1    v2  0 same, -1, +1 ", "1 same, other signatures or attestations", "~ libmotd  -     v1    v2", "~ /etc/motd  content  5 B → 12 B", "delta: ", "1 of 2 images have no SBOM"}, "", 1},
 		{"diff, quietly", []string{"diff", "-q", one, two}, nil, "", 1},
