@@ -143,6 +143,12 @@ func (g *gatherer) archive(ctx context.Context, from manifest.Archive) error {
 	}
 	var list []v1.Descriptor
 	for _, img := range chosen {
+		if img.Desc.Digest == (v1.Hash{}) { // docker's old format
+			img.Desc, err = a.Modernise(ctx, img, func(d v1.Descriptor, r io.Reader) error { return g.Cache.Take(ctx, d, r) })
+			if err != nil {
+				return err
+			}
+		}
 		entries, err := archived(img)
 		if err != nil {
 			return err
@@ -164,6 +170,9 @@ func (g *gatherer) archive(ctx context.Context, from manifest.Archive) error {
 		list = append(list, d)
 	}
 	g.add("", list...)
+	if a.Format() == airgap.FormatDockerArchive {
+		return nil // all of it is in the cache
+	}
 	if a.Compression() == "none" {
 		g.pool.local = append(g.pool.local, a)
 		return nil
@@ -176,9 +185,6 @@ func (g *gatherer) archive(ctx context.Context, from manifest.Archive) error {
 
 // archived lists an image of an archive.
 func archived(img airgap.Image) ([]v1.Descriptor, error) {
-	if img.Desc.Digest == (v1.Hash{}) {
-		return nil, fmt.Errorf("image %s has no manifest: this is docker's old format, without digests; copy it with skopeo copy docker-archive:… oci-archive:…, or save it with docker 25 or later", strings.Join(img.Names(), ", "))
-	}
 	if len(img.Refs)+len(img.Digests) == 0 {
 		return nil, fmt.Errorf("image %s has no name, and nothing could use it: name it when it is saved", img.Desc.Digest)
 	}
