@@ -54,7 +54,7 @@ var imageOptions = map[string]string{
 	"kube-apiserver-image":          "kube-apiserver",
 	"kube-controller-manager-image": "kube-controller-manager",
 	"kube-scheduler-image":          "kube-scheduler",
-	"helm-job-image":                roleHelmJob,
+	"helm-job-image":                config.RoleHelmJob,
 }
 
 // ReadSettings puts a configuration file, and the *.yaml of the folder NAME.d beside it,

@@ -10,9 +10,6 @@ import (
 	"github.com/rancher/rke2/runtime/config"
 )
 
-// roleHelmJob is the role of the image that helm jobs run.
-const roleHelmJob = "helm-job"
-
 // system notes what a server itself runs: its executables, the sandbox of every pod,
 // and the control plane's static pods.
 func (p *prover) system() error {
@@ -61,7 +58,7 @@ func (p *prover) needJob(h helmChart) {
 	by, object := "helm job", fmt.Sprintf("HelmChart %s/%s", h.Metadata.Namespace, h.Metadata.Name)
 	image := h.Spec.JobImage
 	if image == "" {
-		ref, err := p.nodeConfig().Image(roleHelmJob)
+		ref, err := p.nodeConfig().Image(config.RoleHelmJob)
 		if err != nil {
 			p.fault("the image of helm jobs is not known: %v", err)
 			return
