@@ -22,6 +22,7 @@ import (
 	"github.com/rancher/rke2/airgap/mirrors"
 	"github.com/rancher/rke2/airgap/registry"
 	"github.com/rancher/rke2/charts"
+	"github.com/rancher/rke2/tests/distribution"
 )
 
 // writeChart makes a chart whose one pod runs an image that values choose.
@@ -108,6 +109,7 @@ func testChartsOfRegistries(t *testing.T, f *fixture) {
 	noError(t, err)
 	f.pushChart(t, loaded)
 	repository := f.chartRepository(t, loaded)
+	host := strings.TrimPrefix(strings.TrimSuffix(repository, "/charts"), "http://")
 
 	for _, spec := range []manifest.Chart{
 		{Chart: "oci://" + f.Addr + "/charts/records", Version: "1.2.3"},
@@ -115,7 +117,7 @@ func testChartsOfRegistries(t *testing.T, f *fixture) {
 		{Chart: "records", Repo: repository},
 	} {
 		b := manifest.Bundle{Charts: []manifest.Chart{spec}}
-		opt := options(t, mirrors.NewDoor(f.registries(t, "", f.Addr), registry.Settings{PlainHTTP: true}, nil), t.TempDir())
+		opt := options(t, mirrors.NewDoor(f.registries(t, "", f.Addr, host), registry.Settings{PlainHTTP: true}, nil), t.TempDir())
 		got, c, err := gather(t.Context(), t, b, opt)
 		if err != nil {
 			t.Errorf("%s: %v", spec.Chart, err)
@@ -167,6 +169,10 @@ func (f *fixture) pushChart(t *testing.T, c *charts.Chart) {
 func (f *fixture) chartRepository(t *testing.T, c *charts.Chart) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != distribution.User || password != distribution.Password {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
 		switch r.URL.Path {
 		case "/charts/index.yaml":
 			fmt.Fprintf(w, "apiVersion: v1\nentries:\n  records:\n  - name: records\n    version: 1.2.3\n    digest: %s\n    urls: [records-1.2.3.tgz]\n", c.Digest().Hex)

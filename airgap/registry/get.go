@@ -33,8 +33,11 @@ func (c *Client) Get(ctx context.Context, from string) (io.ReadCloser, error) {
 		if err != nil {
 			return final{err}
 		}
-		if login.Username != "" {
+		switch {
+		case login.Username != "":
 			req.SetBasicAuth(login.Username, login.Password)
+		case login.Auth != "":
+			req.Header.Set("Authorization", "Basic "+login.Auth)
 		}
 		resp, err := client.Do(req)
 		if err != nil {
