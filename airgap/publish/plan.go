@@ -53,6 +53,7 @@ func (p *publisher) plan() ([]*job, error) {
 		taken[j.called] = j
 		jobs = append(jobs, j)
 		for _, b := range j.blobs {
+			p.sharers[b.Digest] = append(p.sharers[b.Digest], j)
 			// Two tags of one repository share its blobs, but each looks for them.
 			p.progress.Total += b.Size
 		}

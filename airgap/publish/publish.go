@@ -106,6 +106,8 @@ type publisher struct {
 
 	blobMu sync.Mutex
 	blobs  map[v1.Hash]*delivery
+
+	sharers map[v1.Hash][]*job // the images that need a blob
 }
 
 // delivery is the first push of a blob, after which other repositories can mount it.
@@ -127,7 +129,7 @@ func Publish(ctx context.Context, o Options) (Result, error) {
 	if o.Jobs < 1 {
 		o.Jobs = 4
 	}
-	p := &publisher{Options: o, src: src, busy: make(chan struct{}, o.Jobs), blobs: map[v1.Hash]*delivery{}}
+	p := &publisher{Options: o, src: src, busy: make(chan struct{}, o.Jobs), blobs: map[v1.Hash]*delivery{}, sharers: map[v1.Hash][]*job{}}
 	jobs, err := p.plan()
 	if err != nil {
 		return res, err
@@ -221,10 +223,17 @@ func (p *publisher) blob(ctx context.Context, repo *registry.Repository, j *job,
 		return ctx.Err()
 	}
 	defer func() { <-p.busy }()
+	from := first.repo
+	if mine {
+		var err error
+		if from, err = p.elsewhere(ctx, repo, j, d.Digest); err != nil {
+			return err
+		}
+	}
 	b := registry.Blob{
 		Descriptor: d,
 		Open:       func() (io.ReadCloser, error) { return p.src.Blob(d.Digest) },
-		From:       first.repo,
+		From:       from,
 		Moved:      func(n int64) { p.moved(n, n) },
 	}
 	outcome, err := p.push(ctx, repo, b)
@@ -243,6 +252,30 @@ func (p *publisher) blob(ctx context.Context, repo *registry.Repository, j *job,
 	j.count(outcome, d.Size)
 	p.report(Event{Step: Layer, Image: j.called, What: d.Digest.String(), Outcome: outcome, Size: d.Size, Elapsed: time.Since(start)})
 	return nil
+}
+
+// elsewhere is another repository that has a blob which this one lacks, of those that are
+// pushed to: an earlier run that was interrupted may have left it there.
+func (p *publisher) elsewhere(ctx context.Context, repo *registry.Repository, j *job, h v1.Hash) (string, error) {
+	if len(p.sharers[h]) < 2 {
+		return "", nil
+	}
+	if found, err := repo.HasBlob(ctx, h); err != nil || found {
+		return "", err
+	}
+	for _, o := range p.sharers[h] {
+		if o.target.Context() == j.target.Context() {
+			continue
+		}
+		other, err := p.Client.Repository(ctx, o.target.Context(), registry.Push)
+		if err != nil {
+			return "", err
+		}
+		if found, err := other.HasBlob(ctx, h); err != nil || found {
+			return o.target.RepositoryStr(), err
+		}
+	}
+	return "", nil
 }
 
 func (p *publisher) push(ctx context.Context, repo *registry.Repository, b registry.Blob) (registry.Outcome, error) {

@@ -315,6 +315,34 @@ func TestSignaturesUnite(t *testing.T) {
 	}
 }
 
+// A layer that an earlier run left in one repository is mounted by all that share it,
+// whichever comes first.
+func TestLeftElsewhere(t *testing.T) {
+	s := distribution.Start(t, distribution.Options{})
+	shared := distribution.Random(1, 3<<20)
+	var images []distribution.Image
+	for i, ref := range []string{"docker.io/rancher/a:v1", "docker.io/rancher/b:v1", "docker.io/rancher/c:v1", "docker.io/rancher/last:v1"} {
+		images = append(images, distribution.Image{Ref: ref, Platforms: []string{"amd64"}, Layers: [][]byte{shared, {byte(i)}}})
+	}
+	dir := filepath.Join(t.TempDir(), "oci")
+	distribution.WriteLayout(t, dir, images...)
+	o := Options{Layout: dir, To: to(t, s.Addr), Client: client(t, s), Images: []string{"last"}}
+	if _, err := Publish(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	o.Images = nil
+	res, err := Publish(t.Context(), o)
+	if err != nil || res.Sent > 1<<20 {
+		t.Errorf("%d bytes were sent, %v", res.Sent, err)
+	}
+	for _, i := range res.Images[:3] {
+		if i.Blobs.Mounted != 1 {
+			t.Errorf("%+v", i)
+		}
+	}
+	identical(t, s, dir, "")
+}
+
 func TestTagMoves(t *testing.T) {
 	s := distribution.Start(t, distribution.Options{NoAuth: true})
 	o := Options{To: to(t, s.Addr), Client: client(t, s)}

@@ -60,6 +60,11 @@ func (p *publisher) missing(ctx context.Context, all map[v1.Hash]*streamed) erro
 				return err
 			}
 			found, err := s.repo.HasBlob(gctx, h)
+			if err == nil && !found {
+				var from string
+				from, err = p.elsewhere(gctx, s.repo, s.job, h)
+				found = from != "" // to be mounted
+			}
 			if found {
 				mu.Lock()
 				defer mu.Unlock()
