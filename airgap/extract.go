@@ -197,6 +197,8 @@ func (x *extractor) contents(ctx context.Context, want map[fileID]bool, fn func(
 	}
 	slices.SortFunc(needed, func(a, b stored) int { return cmp.Compare(a.off, b.off) })
 	var mu sync.Mutex
+	var decoders layer.Decoders
+	defer decoders.Close()
 	return x.a.visitStored(ctx, needed, func(ctx context.Context, l stored, content io.Reader) error {
 		give := func(index int32, r io.Reader) error {
 			id := fileID{number[l.name], index}
@@ -212,7 +214,7 @@ func (x *extractor) contents(ctx context.Context, want map[fileID]bool, fn func(
 			return give(0, content)
 		}
 		index := int32(0)
-		_, err := layer.Read(ctx, content, layer.Options{Size: l.size}, func(_ layer.Entry, r io.Reader) error {
+		_, err := layer.Read(ctx, content, layer.Options{Size: l.size, Decoders: &decoders}, func(_ layer.Entry, r io.Reader) error {
 			index++
 			return give(index-1, r)
 		})

@@ -119,7 +119,7 @@ func (a *Archive) visitStored(ctx context.Context, layers []stored, fn func(ctx 
 	}
 	if a.comp == plain {
 		g, ctx := errgroup.WithContext(ctx)
-		g.SetLimit(min(4, runtime.GOMAXPROCS(0)))
+		g.SetLimit(min(2, runtime.GOMAXPROCS(0))) // each takes a decoder's window of memory
 		for _, l := range order {
 			g.Go(func() error { return one(ctx, l, io.NewSectionReader(a.f, l.off, l.size)) })
 		}
@@ -164,9 +164,11 @@ func (a *Archive) listLayers(ctx context.Context, layers []stored, sums bool, pr
 	out := listing{}
 	var mu sync.Mutex
 	var budget layer.Budget
+	var decoders layer.Decoders
+	defer decoders.Close()
 	err := a.visitStored(ctx, layers, func(ctx context.Context, l stored, content io.Reader) error {
 		var entries []layer.Entry
-		opt := layer.Options{Size: l.size, Sums: sums, Budget: &budget}
+		opt := layer.Options{Size: l.size, Sums: sums, Budget: &budget, Decoders: &decoders}
 		got, err := layer.Read(ctx, telling(content, progress), opt, func(e layer.Entry, _ io.Reader) error {
 			entries = append(entries, e)
 			return nil

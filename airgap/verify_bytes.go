@@ -30,6 +30,7 @@ func (a *Archive) verifyBytes(ctx context.Context, out *Verification, opt Verify
 	out.Layers = len(layers)
 	told := &tally{total: out.Bytes, tell: opt.Progress}
 	c := &checker{told: told}
+	defer c.decoders.Close()
 	if a.comp == plain {
 		c.blobs(ctx, a, layers)
 	}
@@ -42,7 +43,7 @@ func (a *Archive) verifyBytes(ctx context.Context, out *Verification, opt Verify
 		}
 		// One pass, which ends with the first fault.
 		err := a.visitStored(ctx, all, func(ctx context.Context, s stored, content io.Reader) error {
-			return unpackLayer(ctx, telling(content, told.add), layers[s.name])
+			return c.unpack(ctx, telling(content, told.add), layers[s.name])
 		})
 		if err != nil && ctx.Err() == nil {
 			out.fault(a.file, err)
@@ -83,6 +84,8 @@ type checker struct {
 	mu     sync.Mutex
 	faults []Fault
 	told   *tally
+
+	decoders layer.Decoders
 }
 
 // blobs reads every blob, the largest first, so that no core is left with one at the end.
@@ -94,7 +97,7 @@ func (c *checker) blobs(ctx context.Context, a *Archive, layers map[string][]sto
 	var g errgroup.Group
 	g.SetLimit(min(8, runtime.GOMAXPROCS(0)))
 	// Unpacking takes memory, hashing none.
-	unpacking := make(chan struct{}, 2)
+	unpacking := make(chan struct{}, 1)
 	for _, h := range order {
 		if ctx.Err() != nil {
 			break
@@ -105,7 +108,7 @@ func (c *checker) blobs(ctx context.Context, a *Archive, layers map[string][]sto
 			var err error
 			if ids := layers[e.name]; len(ids) > 0 {
 				unpacking <- struct{}{}
-				err = unpackLayer(ctx, content, ids)
+				err = c.unpack(ctx, content, ids)
 				<-unpacking
 			}
 			// Also after a fault, to tell damage from a layer that was made wrong.
@@ -121,9 +124,9 @@ func (c *checker) blobs(ctx context.Context, a *Archive, layers map[string][]sto
 	_ = g.Wait() // nothing in it fails
 }
 
-// unpackLayer reads a layer and holds it against what configs say that it unpacks to.
-func unpackLayer(ctx context.Context, content io.Reader, says []stored) error {
-	got, err := layer.Read(ctx, content, layer.Options{Size: says[0].size}, func(layer.Entry, io.Reader) error { return nil })
+// unpack reads a layer and holds it against what configs say that it unpacks to.
+func (c *checker) unpack(ctx context.Context, content io.Reader, says []stored) error {
+	got, err := layer.Read(ctx, content, layer.Options{Size: says[0].size, Decoders: &c.decoders}, func(layer.Entry, io.Reader) error { return nil })
 	if err != nil {
 		return layerFault(err)
 	}

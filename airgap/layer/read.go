@@ -52,6 +52,8 @@ type Options struct {
 	Sums bool
 	// Budget is spent on the layer's entries; nil: it has one of its own.
 	Budget *Budget
+	// Decoders are used again for several layers; nil: the layer gets one of its own.
+	Decoders *Decoders
 }
 
 // Summary is what reading a whole layer showed.
@@ -75,7 +77,7 @@ func Limit(size int64) int64 { return free + ratio*size }
 // ErrRefused.
 func Read(ctx context.Context, r io.Reader, opt Options, fn func(e Entry, content io.Reader) error) (Summary, error) {
 	in := &source{r: r, ctx: ctx}
-	plain, err := decompress(in)
+	plain, err := decompress(in, opt.Decoders)
 	if err != nil {
 		return Summary{}, in.fault(err)
 	}
@@ -210,7 +212,7 @@ func (b *bounded) Read(p []byte) (int, error) {
 }
 
 // decompress finds out how a layer is compressed.
-func decompress(r io.Reader) (io.ReadCloser, error) {
+func decompress(r io.Reader, decoders *Decoders) (io.ReadCloser, error) {
 	in := bufio.NewReaderSize(r, 128<<10)
 	head, err := in.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -220,11 +222,7 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
 		return gzip.NewReader(in)
 	case bytes.Equal(head, []byte("\x28\xb5\x2f\xfd")):
-		d, err := zstd.NewReader(in, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
-		if err != nil {
-			return nil, err
-		}
-		return d.IOReadCloser(), nil
+		return decoders.open(in)
 	}
 	return io.NopCloser(in), nil
 }
