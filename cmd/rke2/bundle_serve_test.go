@@ -31,6 +31,7 @@ func rke2(t testing.TB, env []string, args ...string) (cmd *exec.Cmd, out, errs 
 	cmd = exec.CommandContext(t.Context(), os.Args[0], args...)
 	cmd.Env = append(append(os.Environ(), asMain+"=1"), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // so that it clears up
 	out, errs = &safeBuffer{}, &safeBuffer{}
 	cmd.Stdout, cmd.Stderr = out, errs
 	return cmd, out, errs
@@ -59,7 +60,8 @@ type served struct {
 	cmd  *exec.Cmd
 	out  *safeBuffer
 	url  string
-	gone chan error
+	gone chan struct{} // closed when it has ended
+	err  error         // of its end
 }
 
 func serveProcess(t testing.TB, args ...string) *served {
@@ -68,10 +70,19 @@ func serveProcess(t testing.TB, args ...string) *served {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	s := &served{cmd: cmd, out: out, gone: make(chan error, 1)}
-	go func() { s.gone <- cmd.Wait() }()
+	s := &served{cmd: cmd, out: out, gone: make(chan struct{})}
+	go func() {
+		s.err = cmd.Wait()
+		close(s.gone)
+	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		select {
+		case <-s.gone:
+		case <-time.After(time.Minute):
+			t.Error("it does not stop")
+			_ = cmd.Process.Kill()
+		}
 		if t.Failed() {
 			t.Logf("%.4000s\n%s", out, errs)
 		}
@@ -81,8 +92,8 @@ func serveProcess(t testing.TB, args ...string) *served {
 			s.url, _, _ = strings.Cut(rest, "\n")
 		}
 		select {
-		case err := <-s.gone:
-			t.Fatalf("it ended: %v\n%s%s", err, out, errs)
+		case <-s.gone:
+			t.Fatalf("it ended: %v\n%s%s", s.err, out, errs)
 		default:
 		}
 		if time.Now().After(limit) {
@@ -228,7 +239,18 @@ func TestServeCommand(t *testing.T) {
 	layout := filepath.Join(t.TempDir(), "oci")
 	key := distribution.WriteLayout(t, layout, distribution.Image{Ref: "docker.io/rancher/app:v1", Platforms: []string{"amd64"}, Layers: [][]byte{{1}}})
 	dir := t.TempDir()
+	// What a server that was killed left is removed by the next.
+	left, err := os.MkdirTemp("/var/tmp", "rke2-bundle-serve-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(left, time.Time{}, time.Now().Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
 	s := serveProcess(t, "--key", key, "--watch", "0", dir)
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", left, err)
+	}
 	if !strings.Contains(s.out.String(), "serving 0 images of 0 files") || !strings.Contains(s.out.String(), "SHA-256 fingerprint ") {
 		t.Errorf("%s", s.out)
 	}
@@ -243,18 +265,15 @@ func TestServeCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case err := <-s.gone:
-		if err != nil {
-			t.Errorf("%v", err)
+	case <-s.gone:
+		if s.err != nil {
+			t.Error(s.err)
 		}
 	case <-time.After(time.Minute):
 		t.Error("it does not stop")
 	}
 	if !strings.HasSuffix(s.out.String(), "stopped\n") {
 		t.Errorf("%s", s.out)
-	}
-	if left, err := filepath.Glob("/var/tmp/rke2-bundle-serve-*"); err != nil || len(left) > 20 {
-		t.Errorf("work folders are left: %q, %v", left, err)
 	}
 	for _, c := range []struct {
 		args []string
