@@ -23,20 +23,33 @@ const defaultTrustDir = "/etc/rancher/rke2/trust"
 func newBundleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bundle",
-		Short: "Make, look into, verify and unpack bundles of images",
+		Short: "Make, prove, read, compare, split and move bundles of images",
 		Long: `A bundle is one tar of container images with their signatures, to be carried to
 hosts with no network. It is an OCI layout and a docker-archive at once, so other
 tools read it too.`,
-		Example: `  rke2 bundle airgap --layout dist/oci --output-dir dist
+		Example: `  # make one, and prove that nothing is missing
+  rke2 bundle airgap --manifest rke2-bundle.yaml
+  rke2 bundle closure --config config.yaml --manifests deploy/ *.tar
+
+  # look into it, check every byte and signature
   rke2 bundle inspect rke2-images-core.linux-amd64.tar
   rke2 bundle verify rke2-images-core.linux-amd64.tar
-  rke2 bundle unpack rke2-images-core.linux-amd64.tar layout`,
+
+  # carry only what is new
+  rke2 bundle delta --from old/rke2-images-core.linux-amd64.tar new/rke2-images-core.linux-amd64.tar -o core.delta.tar
+
+  # bring it to others
+  rke2 bundle push rke2-images-core.linux-amd64.tar registry.example.com/mirror
+  rke2 bundle serve /media/usb`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(newBundleAirgapCommand(), newBundleInspectCommand(), newBundleVerifyCommand(), newBundleUnpackCommand(),
-		newBundleListCommand(), newBundleDiffCommand(), newBundleExtractCommand(), newBundlePushCommand(), newBundleServeCommand())
-	cmd.AddCommand(newBundleClosureCommand())
-	cmd.AddCommand(newBundleDeltaCommand(), newBundleApplyCommand(), newBundleSplitCommand(), newBundleJoinCommand())
+	cmd.AddCommand(
+		newBundleAirgapCommand(), newBundleClosureCommand(),
+		newBundleInspectCommand(), newBundleListCommand(), newBundleVerifyCommand(), newBundleDiffCommand(),
+		newBundleExtractCommand(), newBundleUnpackCommand(),
+		newBundleDeltaCommand(), newBundleApplyCommand(), newBundleSplitCommand(), newBundleJoinCommand(),
+		newBundlePushCommand(), newBundleServeCommand(),
+	)
 	return cmd
 }
 
