@@ -32,7 +32,7 @@ type Text struct {
 type Options struct {
 	Name        string // of the release; "" is the chart's name
 	Namespace   string // of the release; "" is default
-	KubeVersion string // v1.35.4 in form; "" is the version of Kubernetes' libraries in this program
+	KubeVersion string // v1.30.0 in form; "" is the version of Kubernetes' libraries in this program
 	// APIVersions are had beside those of Kubernetes itself: GROUP/VERSION or
 	// GROUP/VERSION/Kind, for charts that ask .Capabilities.
 	APIVersions  []string

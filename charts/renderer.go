@@ -234,7 +234,7 @@ func (r request) capabilities() (*chartutil.Capabilities, error) {
 	caps := chartutil.DefaultCapabilities.Copy()
 	version := or(r.KubeVersion, libraryVersion())
 	if version != "" {
-		// What a distribution appends to the version ("+rke2r1") is no part of it to Helm,
+		// What a distribution appends to the version ("+rke2r2") is no part of it to Helm,
 		// but a cluster says it, and charts may look.
 		parsed, err := chartutil.ParseKubeVersion(version)
 		if err != nil {

@@ -23,7 +23,7 @@
 #   INSTALL_RKE2_TAR_PREFIX        where to install; default /usr/local, or /opt/rke2 if that is
 #                                  read-only or a mount of its own, or where rke2 is already
 #   INSTALL_RKE2_AGENT_IMAGES_DIR  where image archives go; default agent/images in the data folder
-#   INSTALL_RKE2_VERSION           refuse artifacts of any other version, such as v1.35.4+rke2r1
+#   INSTALL_RKE2_VERSION           refuse artifacts of any other version, such as v1.30.0+rke2r3
 #   RKE2_DATA_DIR                  the data folder; default: data-dir of /etc/rancher/rke2/config.yaml,
 #                                  else /var/lib/rancher/rke2
 set -eu

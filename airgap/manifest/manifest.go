@@ -83,7 +83,7 @@ type Chart struct {
 	Set []string `yaml:"set" json:"set,omitempty"`
 	// Values are written here; they override files, and Set overrides them.
 	Values map[string]any `yaml:"values" json:"values,omitempty"`
-	// KubeVersion that the chart is rendered for, such as v1.35.4.
+	// KubeVersion that the chart is rendered for, such as v1.30.0.
 	KubeVersion string `yaml:"kubeVersion" json:"kubeVersion,omitempty"`
 	// APIVersions are further APIs that the cluster will have, such as monitoring.coreos.com/v1.
 	APIVersions []string `yaml:"apiVersions" json:"apiVersions,omitempty"`
