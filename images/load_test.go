@@ -121,7 +121,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"wrong type", "app/image.yaml", "tags: [one]", "tags: one", "app/image.yaml:3: cannot unmarshal"},
 		{"not yaml", "app/image.yaml", "tags: [one]", "tags: [one", "app/image.yaml:"},
 		{"two documents", "own/image.yaml", "version: v0.1.0\n", "version: v0.1.0\n---\na: b\n", "own/image.yaml:3: a second document"},
-		{"empty", "own/image.yaml", "description: ours\nversion: v0.1.0\n", "", "own/image.yaml: the declaration is empty"},
+		{"empty", "own/image.yaml", "description: ours\nversion: v0.1.0\n", "", "own/image.yaml: it is empty"},
 		{"no description", "own/image.yaml", "description: ours\n", "", "own/image.yaml:1: description is missing"},
 		{"module and version", "app/image.yaml", "module: example.com/app", "module: example.com/app\nversion: v1.2.3", "app/image.yaml:3: version is declared in go.mod already"},
 		{"two kinds", "own/image.yaml", "version: v0.1.0", "version: v0.1.0\ndebian: {packages: [x]}", "own/image.yaml:1: a component is of one kind"},

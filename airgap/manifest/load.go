@@ -1,10 +1,8 @@
 package manifest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"path"
@@ -16,6 +14,8 @@ import (
 	"github.com/distribution/reference"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/rancher/rke2/images/yamlfile"
 )
 
 // Load reads a manifest. Unknown and repeated keys, wrong types, further documents and
@@ -35,22 +35,13 @@ func Load(file string) (*Bundle, error) {
 }
 
 func parse(file string, data []byte) (*Bundle, error) {
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
 	b := &Bundle{file: file}
-	if err := dec.Decode(b); err != nil {
-		if errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%s: the manifest is empty", file)
-		}
-		return nil, located(file, err)
-	}
-	var more yaml.Node
-	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s:%d: a second document; a manifest is one", file, max(more.Line, 1))
+	if err := yamlfile.Decode(file, data, b); err != nil {
+		return nil, err
 	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
-		return nil, located(file, err)
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	b.lines = lines{}
 	b.lines.note("", &doc)
@@ -103,30 +94,6 @@ func (b *Bundle) fault(at, format string, args ...any) error {
 		}
 	}
 	return fmt.Errorf("%s:%d: %s", b.file, line, what)
-}
-
-var (
-	unknownKey = regexp.MustCompile(`^line (\d+): field (\S+) not found in type \S+$`)
-	atLine     = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
-)
-
-// located rewrites the yaml package's errors as file:line: what.
-func located(file string, err error) error {
-	lines := []string{err.Error()}
-	var te *yaml.TypeError
-	if errors.As(err, &te) {
-		lines = te.Errors
-	}
-	for i, l := range lines {
-		if m := unknownKey.FindStringSubmatch(l); m != nil {
-			lines[i] = fmt.Sprintf("%s:%s: unknown key %q", file, m[1], m[2])
-		} else if m := atLine.FindStringSubmatch(l); m != nil {
-			lines[i] = fmt.Sprintf("%s:%s: %s", file, m[1], m[2])
-		} else {
-			lines[i] = file + ": " + strings.TrimPrefix(l, "yaml: ")
-		}
-	}
-	return errors.New(strings.Join(lines, "\n"))
 }
 
 var bundleName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)

@@ -44,7 +44,7 @@ func TestRefused(t *testing.T) {
 	}
 	for text, says := range map[string]string{
 		"apiVersion: rke2.rancher.io/v9\nkind: Bundle\nimages: [a]\n": `x.yaml:1: apiVersion "rke2.rancher.io/v9" is not known`,
-		"apiVersion: rke2.rancher.io/v1\nkind: Bag\nimages: [a]\n":    `x.yaml:2: kind "Bag" is not known`, "": "x.yaml: the manifest is empty", "a: [": "x.yaml:1: ", head + "kind2: x": `x.yaml:3: unknown key "kind2"`} {
+		"apiVersion: rke2.rancher.io/v1\nkind: Bag\nimages: [a]\n":    `x.yaml:2: kind "Bag" is not known`, "": "x.yaml: it is empty", "a: [": "x.yaml:1: ", head + "kind2: x": `x.yaml:3: unknown key "kind2"`} {
 		if _, err := parse("x.yaml", []byte(text)); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q: %v", text, err)
 		}

@@ -4,10 +4,8 @@
 package mirrors
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"net"
@@ -20,6 +18,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/rancher/rke2/images/yamlfile"
 )
 
 // DefaultFile is where a node has its registries.yaml.
@@ -110,10 +110,8 @@ func Load(file string) (*Config, error) {
 		return nil, fmt.Errorf("reading the registries' settings: %w", err)
 	}
 	c := &Config{file: file}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
-	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
-		return nil, located(file, err)
+	if err := yamlfile.Decode(file, data, c); err != nil && !errors.Is(err, yamlfile.ErrEmpty) {
+		return nil, err
 	}
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
@@ -128,25 +126,6 @@ func LoadDefault() (*Config, error) {
 		return &Config{}, nil
 	}
 	return c, err
-}
-
-var atLine = regexp.MustCompile(`^(?:yaml: )?(?:unmarshal errors:\s*)?line (\d+): (.*)$`)
-
-// located puts file and line before what the YAML package says.
-func located(file string, err error) error {
-	lines := []string{err.Error()}
-	var te *yaml.TypeError
-	if errors.As(err, &te) {
-		lines = te.Errors
-	}
-	for i, l := range lines {
-		if m := atLine.FindStringSubmatch(l); m != nil {
-			lines[i] = file + ":" + m[1] + ": " + strings.Replace(m[2], " not found in type mirrors.", " is not known in a ", 1)
-		} else {
-			lines[i] = file + ": " + strings.TrimPrefix(l, "yaml: ")
-		}
-	}
-	return errors.New(strings.Join(lines, "\n"))
 }
 
 func (c *Config) check() error {

@@ -96,8 +96,8 @@ configs:
 
 func TestLoadRefuses(t *testing.T) {
 	for what, c := range map[string]struct{ text, says string }{
-		"an unknown key":       {"mirrors:\n  docker.io:\n    endpoints: [a]\n", "registries.yaml:3: field endpoints is not known in a Mirror"},
-		"a key of old":         {"auths: {}\n", "registries.yaml:1: field auths"},
+		"an unknown key":       {"mirrors:\n  docker.io:\n    endpoints: [a]\n", "registries.yaml:3: unknown key \"endpoints\""},
+		"a key of old":         {"auths: {}\n", "registries.yaml:1: unknown key \"auths\""},
 		"a wrong type":         {"mirrors: [a]\n", "registries.yaml:1: cannot unmarshal"},
 		"no YAML":              {"mirrors: [\n", "registries.yaml:"},
 		"a pattern":            {"mirrors:\n  a:\n    rewrite:\n      \"(\": b\n", "registries.yaml:4: the pattern"},

@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/rancher/rke2/build/layout"
 	"github.com/rancher/rke2/images"
+	"github.com/rancher/rke2/images/yamlfile"
 )
 
 // FileName is what a lock is called, beside image.yaml.
@@ -205,14 +205,8 @@ func parse(file string) (*Lock, error) {
 		return nil, fmt.Errorf("reading lock: %w", err)
 	}
 	var l Lock
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
-	if err := dec.Decode(&l); err != nil {
-		return nil, fmt.Errorf("%s: %w; it is written by rke2-build lock, not by hand", file, err)
-	}
-	var more yaml.Node
-	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: a second document in it; it is written by rke2-build lock, not by hand", file)
+	if err := yamlfile.Decode(file, data, &l); err != nil {
+		return nil, fmt.Errorf("%w; it is written by rke2-build lock, not by hand", err)
 	}
 	if err := l.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w; it is written by rke2-build lock, not by hand", file, err)

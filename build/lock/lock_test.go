@@ -135,8 +135,8 @@ func TestReadRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range []struct{ name, old, with, want string }{
-		{"unknown key", "inputs:", "wishes: x\ninputs:", "field wishes not found"},
-		{"no yaml", "inputs:", "\tinputs:", "sources.lock: yaml"},
+		{"unknown key", "inputs:", "wishes: x\ninputs:", `unknown key "wishes"`},
+		{"no yaml", "inputs:", "\tinputs:", "sources.lock:3: found character"},
 		{"edited hash", "inputs: sha256:", "inputs: sha256:00", "its inputs line was edited"},
 		{"edited declaration", "- package b", "- package z", "package b is new"},
 		{"another architecture", "arm64:", "riscv64:", `architecture "riscv64"`},

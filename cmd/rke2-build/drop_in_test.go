@@ -17,7 +17,10 @@ import (
 func TestDropIn(t *testing.T) {
 	dist := os.Getenv("RKE2_DIST")
 	if dist == "" {
-		t.Skip("RKE2_DIST is not set: there are no products to lay out")
+		dist = filepath.Join("..", "..", "dist")
+	}
+	if _, err := os.Stat(dist); err != nil {
+		t.Fatalf("no products to lay out: run make airgap first, or set RKE2_DIST: %v", err)
 	}
 	for _, v := range []string{"PLATFORMS", "SOURCE_DATE_EPOCH"} {
 		t.Setenv(v, "")
