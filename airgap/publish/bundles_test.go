@@ -244,7 +244,7 @@ func TestPublishArtifacts(t *testing.T) {
 	get(t, s, "m/rancher/etcd/manifests/%s", digest)
 	// This registry has no referrers API: the list is under the tag that the
 	// specification gives it.
-	if _, status := fetch(t, s, s.URL("m/rancher/etcd/referrers/%s", subject.Digest)); status != http.StatusNotFound {
+	if _, status := s.Read(t, http.MethodGet, s.URL("m/rancher/etcd/referrers/%s", subject.Digest)); status != http.StatusNotFound {
 		t.Errorf("the registry lists referrers by itself: %d", status)
 	}
 	list, err := v1.ParseIndexManifest(bytes.NewReader(get(t, s, "m/rancher/etcd/manifests/%s", strings.Replace(subject.Digest.String(), ":", "-", 1))))

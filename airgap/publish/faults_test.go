@@ -207,7 +207,7 @@ func TestRegistryFull(t *testing.T) {
 		t.Fatalf("%v", err)
 	}
 	t.Log(err)
-	if _, status := fetch(t, s, s.URL("rancher/etcd/manifests/v1")); status != http.StatusNotFound {
+	if _, status := s.Read(t, http.MethodGet, s.URL("rancher/etcd/manifests/v1")); status != http.StatusNotFound {
 		t.Errorf("the tag is there: %d", status)
 	}
 	if err := syscall.Mount("", disk, "", syscall.MS_REMOUNT, "size=64m"); err != nil {

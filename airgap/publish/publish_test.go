@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -196,30 +195,11 @@ func identical(t *testing.T, s *distribution.Server, dir, prefix string) {
 
 func get(t *testing.T, s *distribution.Server, format string, args ...any) []byte {
 	t.Helper()
-	data, status := fetch(t, s, s.URL(format, args...))
+	data, status := s.Read(t, http.MethodGet, s.URL(format, args...))
 	if status != http.StatusOK {
 		t.Fatalf("%s: status %d %s", s.URL(format, args...), status, data)
 	}
 	return data
-}
-
-func fetch(t *testing.T, s *distribution.Server, url string) ([]byte, int) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Accept", "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json")
-	resp, err := s.HTTP().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data, resp.StatusCode
 }
 
 // cosigned verifies with the real cosign, against the registry.
@@ -394,7 +374,7 @@ func TestWhatIsWrongInTheLayout(t *testing.T) {
 			if !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "build") || !strings.Contains(err.Error(), layer) {
 				t.Errorf("%v", err)
 			}
-			if _, status := fetch(t, s, s.URL("rancher/kubernetes/manifests/v1")); status != http.StatusNotFound {
+			if _, status := s.Read(t, http.MethodGet, s.URL("rancher/kubernetes/manifests/v1")); status != http.StatusNotFound {
 				t.Errorf("the tag is there: %d", status)
 			}
 		})

@@ -3,8 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/rancher/rke2/tests/distribution"
 )
@@ -84,7 +81,7 @@ func TestPublishKilled(t *testing.T) {
 			t.Fatal("it was done before it was killed: this tested nothing")
 		}
 		for _, r := range refs {
-			whole(t, s, strings.TrimPrefix(strings.TrimSuffix(r, ":v1"), "docker.io/"), "v1", false)
+			s.Whole(t, strings.TrimPrefix(strings.TrimSuffix(r, ":v1"), "docker.io/"), "v1", false)
 		}
 	}
 	before := have(t, s.Dir)
@@ -103,7 +100,7 @@ func TestPublishKilled(t *testing.T) {
 		t.Errorf("%d bytes were sent though %d of %d were there", res.Sent, before, total)
 	}
 	for _, r := range refs {
-		whole(t, s, strings.TrimPrefix(strings.TrimSuffix(r, ":v1"), "docker.io/"), "v1", true)
+		s.Whole(t, strings.TrimPrefix(strings.TrimSuffix(r, ":v1"), "docker.io/"), "v1", true)
 	}
 }
 
@@ -124,56 +121,6 @@ func have(t *testing.T, dir string) (n int64) {
 		}
 	}
 	return n
-}
-
-// whole follows a tag, if it is there, to every blob.
-func whole(t *testing.T, s *distribution.Server, repo, reference string, must bool) {
-	t.Helper()
-	data, status := read(t, s, http.MethodGet, s.URL("%s/manifests/%s", repo, reference))
-	if status == http.StatusNotFound && !must {
-		return
-	}
-	if status != http.StatusOK {
-		t.Errorf("%s:%s: status %d", repo, reference, status)
-		return
-	}
-	var m struct {
-		Manifests, Layers []v1.Descriptor
-		Config            v1.Descriptor
-	}
-	if err := json.Unmarshal(data, &m); err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range m.Manifests {
-		whole(t, s, repo, d.Digest.String(), true)
-	}
-	if len(m.Manifests) > 0 {
-		return
-	}
-	for _, d := range append(m.Layers, m.Config) {
-		if _, status := read(t, s, http.MethodHead, s.URL("%s/blobs/%s", repo, d.Digest)); status != http.StatusOK {
-			t.Errorf("%s:%s leads to blob %s, which is missing: %d", repo, reference, d.Digest, status)
-		}
-	}
-}
-
-func read(t *testing.T, s *distribution.Server, method, url string) ([]byte, int) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Accept", "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json")
-	resp, err := s.HTTP().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data, resp.StatusCode
 }
 
 func TestPublishCommand(t *testing.T) {

@@ -76,8 +76,8 @@ func TestUpstreamImage(t *testing.T) {
 	if len(res.Images) != 2 || res.Images[0].Signatures == 0 {
 		t.Errorf("%+v", res.Images)
 	}
-	whole(t, s, "ours/rancher/mirrored-tool", strings.TrimPrefix(res.Images[0].Reference, s.Addr+"/ours/rancher/mirrored-tool:"), true)
-	if _, status := read(t, s, "HEAD", s.URL("ours/rancher/mirrored-tool/manifests/%s", want)); status != 200 {
+	s.Whole(t, "ours/rancher/mirrored-tool", strings.TrimPrefix(res.Images[0].Reference, s.Addr+"/ours/rancher/mirrored-tool:"), true)
+	if _, status := s.Read(t, "HEAD", s.URL("ours/rancher/mirrored-tool/manifests/%s", want)); status != 200 {
 		t.Errorf("the vendor's manifest is not there: %d", status)
 	}
 }
@@ -100,7 +100,7 @@ func tarOf(t *testing.T, name, content string) []byte {
 
 func vendorDigest(t *testing.T, s *distribution.Server, platform string) string {
 	t.Helper()
-	data, status := read(t, s, "GET", s.URL("vendor/tool/manifests/v2.0.1"))
+	data, status := s.Read(t, "GET", s.URL("vendor/tool/manifests/v2.0.1"))
 	var idx struct {
 		Manifests []struct {
 			Digest   string

@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/tls"
 	"encoding/json"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -11,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/rancher/rke2/tests/distribution"
@@ -102,7 +100,7 @@ func pushKilled(t *testing.T, bundle, key string, refs []string) {
 			t.Fatal("it was done before it was killed: this tested nothing")
 		}
 		for _, r := range refs {
-			wholeTag(t, s, mirrored(r), "v1", false)
+			s.Whole(t, mirrored(r), "v1", false)
 		}
 	}
 	before := stored(t, s.Dir)
@@ -124,11 +122,11 @@ func pushKilled(t *testing.T, bundle, key string, refs []string) {
 		t.Errorf("%+v", res)
 	}
 	for _, r := range refs {
-		wholeTag(t, s, mirrored(r), "v1", true)
+		s.Whole(t, mirrored(r), "v1", true)
 	}
 	for _, i := range res.Images {
 		for _, suffix := range []string{".sig", ".att"} {
-			wholeTag(t, s, strings.TrimSuffix(strings.TrimPrefix(i.Reference, s.Addr+"/"), ":v1"), strings.Replace(i.Digest, ":", "-", 1)+suffix, true)
+			s.Whole(t, strings.TrimSuffix(strings.TrimPrefix(i.Reference, s.Addr+"/"), ":v1"), strings.Replace(i.Digest, ":", "-", 1)+suffix, true)
 		}
 	}
 	again, out, errs := rke2(t, env, args(s.Addr, "-o", "json")...)
@@ -155,44 +153,6 @@ func stored(t *testing.T, dir string) (n int64) {
 		}
 	}
 	return n
-}
-
-// wholeTag follows a tag, if it is there, to every blob.
-func wholeTag(t *testing.T, s *distribution.Server, repo, reference string, must bool) {
-	t.Helper()
-	data, status := fetch(t, s, http.MethodGet, s.URL("%s/manifests/%s", repo, reference))
-	if status == http.StatusNotFound && !must {
-		return
-	}
-	var m v1.Manifest
-	if err := json.Unmarshal(data, &m); err != nil || status != http.StatusOK {
-		t.Errorf("%s:%s: status %d, %v", repo, reference, status, err)
-		return
-	}
-	for _, d := range append(m.Layers, m.Config) {
-		if _, status := fetch(t, s, http.MethodHead, s.URL("%s/blobs/%s", repo, d.Digest)); status != http.StatusOK {
-			t.Errorf("%s:%s leads to blob %s, which is missing: %d", repo, reference, d.Digest, status)
-		}
-	}
-}
-
-func fetch(t *testing.T, s *distribution.Server, method, url string) ([]byte, int) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Accept", "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json")
-	resp, err := s.HTTP().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data, resp.StatusCode
 }
 
 // TestPushCommand: what it prints, and what it refuses before it sends anything.
@@ -239,7 +199,7 @@ func TestPushCommand(t *testing.T) {
 	if err != nil || !strings.Contains(out, p.Addr+"/x/y/z:v1  pushed") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	wholeTag(t, s, "x/y/z", "v1", true)
+	s.Whole(t, "x/y/z", "v1", true)
 	out, err = push(bundle, p.Addr, "--trust-dir", t.TempDir(), "--insecure-unverified")
 	if err != nil || !strings.Contains(out, p.Addr+"/rancher/two:v1    pushed") {
 		t.Errorf("unverified: %v\n%s", err, out)
