@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-
 	"github.com/rancher/rke2/tests/distribution"
 )
 
