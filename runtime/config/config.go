@@ -44,6 +44,8 @@ type Config struct {
 	Verification          trust.Mode
 	TrustDir              string
 	PrivateRegistry       string            // registries.yaml
+	Join                  string            // URL of a server of the cluster; "" for its first
+	NodeIPs               []string          // as given; none: that of the default route
 	SystemDefaultRegistry string            // host[:port] that stands in for the release's registry
 	AirgapExtraRegistries []string          // imported images are tagged for these as well
 	ImageOverrides        map[string]string // image role to reference, where the operator names another image

@@ -96,10 +96,10 @@ func configParser(role config.Role, flags []cli.Flag) *configfilearg.Parser {
 
 // settings are this product's own view of the parsed options.
 func settings(role config.Role, own *own, release images.Release) (config.Config, error) {
-	dataDir := cmds.AgentConfig.DataDir
+	dataDir, join := cmds.AgentConfig.DataDir, cmds.AgentConfig.ServerURL
 	registry := own.registry
 	if role == config.Server {
-		dataDir = cmds.ServerConfig.DataDir
+		dataDir, join = cmds.ServerConfig.DataDir, cmds.ServerConfig.ServerURL
 		registry = cmds.ServerConfig.SystemDefaultRegistry
 	}
 	if dataDir == "" {
@@ -118,6 +118,8 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		Verification:          trust.Mode(own.verification),
 		TrustDir:              own.trustDir,
 		PrivateRegistry:       cmds.AgentConfig.PrivateRegistry,
+		Join:                  join,
+		NodeIPs:               cmds.AgentConfig.NodeIP.Value(),
 		SystemDefaultRegistry: registry,
 		AirgapExtraRegistries: cmds.AgentConfig.AirgapExtraRegistry.Value(),
 		ImageOverrides:        map[string]string{},
