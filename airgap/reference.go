@@ -21,6 +21,19 @@ func ParseTag(s string) (name.Tag, error) {
 	return name.NewTag(named.String(), name.StrictValidation)
 }
 
+// ParseReference is [ParseTag] of a reference by tag, and takes one by digest too: a tag
+// beside the digest says nothing more and is dropped.
+func ParseReference(s string) (name.Reference, error) {
+	tag, digest, err := parseName(s)
+	switch {
+	case err != nil:
+		return nil, err
+	case tag != nil:
+		return *tag, nil
+	}
+	return *digest, nil
+}
+
 // parseName reads a name from an archive into a tag or a digest reference.
 func parseName(s string) (*name.Tag, *name.Digest, error) {
 	named, err := reference.ParseDockerRef(s)

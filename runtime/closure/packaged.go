@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -66,13 +67,18 @@ func (p *prover) packaged(ctx context.Context) ([]manifest, error) {
 	return out, nil
 }
 
-func (s *shelf) runtime(candidates []name.Tag) (int, name.Tag, bool) {
+func (s *shelf) runtime(candidates []name.Reference) (int, name.Reference, bool) {
 	for _, c := range candidates {
 		if at, ok := s.byRef[c.String()]; ok {
 			return at, c, true
 		}
+		if named, err := reference.ParseDockerRef(c.String()); err == nil {
+			if at, ok := s.byDigest(named, c.Identifier()); ok {
+				return at, c, true
+			}
+		}
 	}
-	return 0, name.Tag{}, false
+	return 0, nil, false
 }
 
 // charts reads the files of /charts, flat, a later layer's over an earlier one's.

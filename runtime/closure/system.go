@@ -49,7 +49,7 @@ func (p *prover) nodeConfig() config.Config {
 	}
 }
 
-func (p *prover) needTag(ref name.Tag, by, object, container string) {
+func (p *prover) needTag(ref name.Reference, by, object, container string) {
 	p.need(charts.Use{Image: ref.String(), Reference: fullReference(ref.String()), Certainty: charts.Needed, Object: object, Container: container}, by)
 }
 

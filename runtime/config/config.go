@@ -82,32 +82,37 @@ func (c Config) ImagesDir() string { return filepath.Join(c.DataDir, "agent", "i
 func (c Config) PodManifestsDir() string { return filepath.Join(c.DataDir, "agent", "pod-manifests") }
 
 // Image is the reference this node uses for an image role: the operator's
-// override, else the release's, moved to system-default-registry if one is set.
-func (c Config) Image(role string) (name.Tag, error) {
+// override, which may be by digest, else the release's, moved to
+// system-default-registry if one is set.
+func (c Config) Image(role string) (name.Reference, error) {
 	if ref := c.ImageOverrides[role]; ref != "" {
-		tag, err := airgap.ParseTag(ref)
+		parsed, err := airgap.ParseReference(ref)
 		if err != nil {
-			return name.Tag{}, fmt.Errorf("%s-image: %w", role, err)
+			return nil, fmt.Errorf("%s-image: %w", role, err)
 		}
-		return tag, nil
+		return parsed, nil
 	}
 	image, ok := c.Release.Image(role)
 	if !ok {
-		return name.Tag{}, fmt.Errorf("this rke2 was built without a release (no %s image is named in it): build it with `make airgap`, or name the image with --%s-image", role, role)
+		return nil, fmt.Errorf("this rke2 was built without a release (no %s image is named in it): build it with `make airgap`, or name the image with --%s-image", role, role)
 	}
 	tag, err := airgap.ParseTag(image.Reference)
 	if err != nil {
-		return name.Tag{}, fmt.Errorf("%s image of the release: %w", role, err)
+		return nil, fmt.Errorf("%s image of the release: %w", role, err)
 	}
 	if c.SystemDefaultRegistry == "" {
 		return tag, nil
 	}
-	return Move(tag, c.SystemDefaultRegistry)
+	moved, err := Move(tag, c.SystemDefaultRegistry)
+	if err != nil {
+		return nil, err
+	}
+	return moved, nil
 }
 
 // ComponentImage is the reference of a control-plane component's image, by the
 // component's name: an override for just that component, else its role's image.
-func (c Config) ComponentImage(component string) (name.Tag, error) {
+func (c Config) ComponentImage(component string) (name.Reference, error) {
 	if c.ImageOverrides[component] != "" {
 		return c.Image(component)
 	}
@@ -128,13 +133,13 @@ func Move(tag name.Tag, registry string) (name.Tag, error) {
 
 // Candidates are the references under which a bundle may carry the image of a
 // role: the release's own name first, then the one in system-default-registry.
-func (c Config) Candidates(role string) ([]name.Tag, error) {
+func (c Config) Candidates(role string) ([]name.Reference, error) {
 	wanted, err := c.Image(role)
 	if err != nil {
 		return nil, err
 	}
 	if c.ImageOverrides[role] != "" || c.SystemDefaultRegistry == "" {
-		return []name.Tag{wanted}, nil
+		return []name.Reference{wanted}, nil
 	}
 	plain := c
 	plain.SystemDefaultRegistry = ""
@@ -142,5 +147,5 @@ func (c Config) Candidates(role string) ([]name.Tag, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.Compact([]name.Tag{first, wanted}), nil
+	return slices.Compact([]name.Reference{first, wanted}), nil
 }

@@ -35,7 +35,7 @@ func TestCheck(t *testing.T) {
 		"cni":             {func(c *Config) { c.CNI = "canal" }, "cni: none"},
 		"no release":      {func(c *Config) { c.Release = images.Release{} }, "make airgap"},
 		"bad override":    {func(c *Config) { c.ImageOverrides[RoleEtcd] = "a:b:c" }, "etcd-image"},
-		"digest override": {func(c *Config) { c.ImageOverrides[RoleEtcd] = "a@sha256:" + strings.Repeat("0", 64) }, "tag is needed"},
+		"short digest":    {func(c *Config) { c.ImageOverrides[RoleEtcd] = "a@sha256:00" }, "etcd-image"},
 		"registry":        {func(c *Config) { c.SystemDefaultRegistry = "bad registry" }, "system-default-registry"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -52,10 +52,14 @@ func TestImages(t *testing.T) {
 	c := sample()
 	c.SystemDefaultRegistry = "registry.example.com:5000"
 	c.ImageOverrides["kube-scheduler"] = "busybox"
+	digest := "@sha256:" + strings.Repeat("0", 64)
+	c.ImageOverrides["kube-controller-manager"] = "busybox:1" + digest
 	for component, want := range map[string]string{
 		"etcd":           "registry.example.com:5000/rancher/hardened-etcd:v3",
 		"kube-apiserver": "registry.example.com:5000/rancher/hardened-kubernetes:v1",
 		"kube-scheduler": "docker.io/library/busybox:latest",
+		// A tag beside a digest says nothing.
+		"kube-controller-manager": "docker.io/library/busybox" + digest,
 	} {
 		got, err := c.ComponentImage(component)
 		if err != nil || got.String() != want {

@@ -23,6 +23,7 @@ import (
 	"github.com/rancher/rke2/runtime/imageimport"
 	"github.com/rancher/rke2/runtime/scan"
 	"github.com/rancher/rke2/runtime/stage"
+	"github.com/rancher/rke2/runtime/timeline"
 )
 
 const (
@@ -39,6 +40,7 @@ type Content struct {
 	folder *scan.Folder
 	root   stage.Root
 	log    *slog.Logger
+	line   *timeline.Line
 }
 
 // Close closes the bundles.
@@ -129,6 +131,8 @@ func (c *Content) Import(ctx context.Context, address string, ready func(referen
 	if err != nil {
 		c.log.Warn("pins of removed bundles stay", "error", err)
 	}
+	c.line.Mark(timeline.Images)
+	c.line.Read(total.Blobs, total.Bytes)
 	c.log.Info("images are ready",
 		"imported", total.Images, "present", total.Present, "blobs", total.Blobs, "bytes", total.Bytes,
 		"refused", len(refused), "unpinned", unpinned, "seconds", time.Since(started).Seconds())
@@ -274,7 +278,7 @@ type wantedImage struct {
 func (c *Content) split(items []imageimport.Item, refused map[string]error) (control []wantedImage, rest []imageimport.Item, err error) {
 	used := map[int]bool{}
 	var order []wantedName
-	order = append(order, wantedName{"the sandbox image", func() (name.Tag, error) { return c.config.Image(config.RolePause) }, config.RolePause})
+	order = append(order, wantedName{"the sandbox image", func() (name.Reference, error) { return c.config.Image(config.RolePause) }, config.RolePause})
 	if c.config.Role == config.Server {
 		for _, component := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
 			role := config.RoleKubernetes
@@ -284,7 +288,7 @@ func (c *Content) split(items []imageimport.Item, refused map[string]error) (con
 			if c.config.ImageOverrides[component] != "" {
 				role = component
 			}
-			order = append(order, wantedName{component, func() (name.Tag, error) { return c.config.ComponentImage(component) }, role})
+			order = append(order, wantedName{component, func() (name.Reference, error) { return c.config.ComponentImage(component) }, role})
 		}
 	}
 	for _, w := range order {
@@ -296,7 +300,7 @@ func (c *Content) split(items []imageimport.Item, refused map[string]error) (con
 		if err != nil {
 			return nil, nil, err
 		}
-		at := slices.IndexFunc(items, func(i imageimport.Item) bool { return slices.Contains(candidates, i.Admitted.Ref()) })
+		at := slices.IndexFunc(items, func(i imageimport.Item) bool { return fits(i, candidates) })
 		if at < 0 {
 			if err := c.absent(w.what, candidates, refused); err != nil {
 				return nil, nil, err
@@ -319,15 +323,23 @@ func (c *Content) split(items []imageimport.Item, refused map[string]error) (con
 	return control, rest, nil
 }
 
+// fits tells whether containerd will have an item under one of the names.
+func fits(i imageimport.Item, candidates []name.Reference) bool {
+	return slices.ContainsFunc(candidates, func(c name.Reference) bool {
+		return c.String() == i.Admitted.Name() ||
+			c.Context().Name() == i.Admitted.Repository().Name() && c.Identifier() == i.Admitted.Digest().String()
+	})
+}
+
 type wantedName struct {
 	what  string
-	image func() (name.Tag, error)
+	image func() (name.Reference, error)
 	role  string
 }
 
 // absent decides what it means that no bundle offers an image which the node
 // needs: fatal if it was refused or nothing may be pulled.
-func (c *Content) absent(what string, candidates []name.Tag, refused map[string]error) error {
+func (c *Content) absent(what string, candidates []name.Reference, refused map[string]error) error {
 	for _, candidate := range candidates {
 		err := refused[candidate.String()]
 		var incomplete *imageimport.AbsentError

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -344,10 +345,11 @@ func TestPrepareFromRegistry(t *testing.T) {
 	w := newWorld(t)
 	w.config.Offline = false
 	w.config.SystemDefaultRegistry = host
-	tag, err := w.config.Image(config.RoleRuntime)
+	ref, err := w.config.Image(config.RoleRuntime)
 	if err != nil {
 		t.Fatal(err)
 	}
+	tag := ref.(name.Tag)
 	if err := remote.Write(tag, w.runtime); err != nil {
 		t.Fatal(err)
 	}

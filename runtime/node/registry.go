@@ -23,9 +23,13 @@ import (
 // fromRegistry pulls the runtime image through registries.yaml's mirrors. Its
 // signature is looked for beside it, where cosign puts it: tag sha256-<hex>.sig.
 func fromRegistry(ctx context.Context, c config.Config, policy trust.Policy, log *slog.Logger) (stage.Root, error) {
-	wanted, err := c.Image(config.RoleRuntime)
+	ref, err := c.Image(config.RoleRuntime)
 	if err != nil {
 		return stage.Root{}, err
+	}
+	wanted, ok := ref.(name.Tag)
+	if !ok {
+		return stage.Root{}, fmt.Errorf("pulling %s: a tag is needed", ref)
 	}
 	registry, err := registries.GetPrivateRegistries(c.PrivateRegistry)
 	if err != nil {

@@ -62,9 +62,7 @@ func fromBundle(ctx context.Context, c config.Config, policy trust.Policy, folde
 	if archive.Format() == airgap.FormatDockerArchive {
 		return stage.Root{}, refuse(errors.New("a legacy docker-archive has no digests or signatures: save it as an OCI archive"))
 	}
-	image := found.Image
-	image.Refs = []name.Tag{found.Ref}
-	admitted, err := admit(policy, archive, image)
+	admitted, err := admit(policy, archive, under(found.Image, found.Ref))
 	if err != nil {
 		return stage.Root{}, refuse(err)
 	}
@@ -94,6 +92,18 @@ func fromBundle(ctx context.Context, c config.Config, policy trust.Policy, folde
 	return root, nil
 }
 
+// under is an image with just one name.
+func under(image airgap.Image, ref name.Reference) airgap.Image {
+	image.Refs, image.Digests = nil, nil
+	switch ref := ref.(type) {
+	case name.Tag:
+		image.Refs = []name.Tag{ref}
+	case name.Digest:
+		image.Digests = []name.Digest{ref}
+	}
+	return image
+}
+
 func logStaged(root stage.Root, admitted trust.Admitted, log *slog.Logger) {
 	switch {
 	case len(root.Repaired) > 0:
@@ -107,10 +117,11 @@ func logStaged(root stage.Root, admitted trust.Admitted, log *slog.Logger) {
 // staged it, also after the bundle was removed. The digest comes from the
 // release, so nothing has to be read to know which root is meant.
 func stagedBefore(c config.Config, policy trust.Policy, log *slog.Logger) (stage.Root, bool, error) {
-	wanted, err := c.Image(config.RoleRuntime)
+	ref, err := c.Image(config.RoleRuntime)
 	if err != nil {
 		return stage.Root{}, false, err
 	}
+	wanted, _ := ref.(name.Tag) // nothing is pinned by digest
 	admitted, ok := policy.Pinned(wanted)
 	if !ok {
 		return stage.Root{}, false, nil

@@ -9,10 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/rancher/rke2/airgap"
 )
@@ -95,34 +97,70 @@ func (f *Folder) Close() error {
 
 // Found is an image in a bundle.
 type Found struct {
-	Ref   name.Tag
+	Ref   name.Reference // the one that was looked for
 	File  File
 	Image airgap.Image
 }
 
-// Find looks for the first of the wanted references, in their order and then
-// in the files' order. A *NotFoundError says everything there is to say.
-func (f *Folder) Find(wanted ...name.Tag) (Found, error) {
+// Find is the first of [Folder.FindAll].
+func (f *Folder) Find(wanted ...name.Reference) (Found, error) {
+	all, err := f.FindAll(wanted...)
+	if err != nil {
+		return Found{}, err
+	}
+	return all[0], nil
+}
+
+// FindAll looks for images of this platform that carry one of the wanted references, in
+// their order and then in the files' order. A digest finds the image, or the image index
+// that it was taken out of, under any name. There is at least one, or else a
+// *NotFoundError, which says everything there is to say.
+func (f *Folder) FindAll(wanted ...name.Reference) ([]Found, error) {
+	var out []Found
 	for _, ref := range wanted {
 		for _, file := range f.Files {
 			if file.Archive == nil {
 				continue
 			}
 			for _, image := range file.Archive.Images() {
-				if image.Has(ref) {
-					return Found{Ref: ref, File: file, Image: image}, nil
+				again := slices.ContainsFunc(out, func(o Found) bool {
+					return o.File.Archive == file.Archive && o.Image.Desc.Digest == image.Desc.Digest && image.Desc.Digest != (v1.Hash{})
+				})
+				if !again && here(image) && carries(image, ref) {
+					out = append(out, Found{Ref: ref, File: file, Image: image})
 				}
 			}
 		}
 	}
-	return Found{}, &NotFoundError{Folder: f, Wanted: wanted}
+	if len(out) == 0 {
+		return nil, &NotFoundError{Folder: f, Wanted: wanted}
+	}
+	return out, nil
+}
+
+// here tells whether an image is for this machine, as far as its archive says.
+func here(image airgap.Image) bool {
+	p := image.Platform
+	return p == nil || p.OS == "linux" && p.Architecture == runtime.GOARCH
+}
+
+func carries(image airgap.Image, ref name.Reference) bool {
+	switch ref := ref.(type) {
+	case name.Tag:
+		return image.Has(ref)
+	case name.Digest:
+		d := ref.DigestStr()
+		return d == image.Desc.Digest.String() || d == image.Index.String() ||
+			slices.ContainsFunc(image.Digests, func(named name.Digest) bool { return named.Name() == ref.Name() })
+	}
+	return false
 }
 
 // NotFoundError says which image no bundle has, where was looked, and what is
 // there instead.
 type NotFoundError struct {
 	Folder *Folder
-	Wanted []name.Tag
+	Wanted []name.Reference
 }
 
 // Error is several lines: the reference wanted, the folder, each file with the
@@ -138,7 +176,7 @@ func (e *NotFoundError) Error() string {
 	case !e.Folder.Exists:
 		fmt.Fprintf(&b, "  looked in: %s (the folder does not exist)\n", e.Folder.Dir)
 	case len(e.Folder.Files) == 0:
-		fmt.Fprintf(&b, "  looked in: %s (no *.tar, *.tar.zst, *.tar.gz, *.tar.lz4 or *.tar.bz2 in it)\n", e.Folder.Dir)
+		fmt.Fprintf(&b, "  looked in: %s (no *.tar, *.tar.zst, *.tar.gz, *.tar.lz4, *.tar.bz2 or *.tar.xz in it)\n", e.Folder.Dir)
 	default:
 		fmt.Fprintf(&b, "  looked in: %s\n", e.Folder.Dir)
 	}
@@ -150,7 +188,7 @@ func (e *NotFoundError) Error() string {
 		near, total := e.near(file)
 		switch {
 		case len(near) > 0:
-			fmt.Fprintf(&b, "  %s: has %s (another tag)\n", filepath.Base(file.Path), strings.Join(near, ", "))
+			fmt.Fprintf(&b, "  %s: has %s\n", filepath.Base(file.Path), strings.Join(near, ", "))
 		default:
 			fmt.Fprintf(&b, "  %s: %d images, none of them in that repository\n", filepath.Base(file.Path), total)
 		}
@@ -164,19 +202,38 @@ func (e *NotFoundError) Error() string {
 	return b.String()
 }
 
-// near lists the references of a file that share a repository path with what
-// was wanted, whatever their registry and tag.
+// near lists the names in a file that share a repository path with what was wanted,
+// whatever their registry, and what is other about them.
 func (e *NotFoundError) near(file File) (near []string, total int) {
 	for _, image := range file.Archive.Images() {
 		total++
-		for _, ref := range image.Refs {
-			for _, w := range e.Wanted {
-				if ref.RepositoryStr() == w.RepositoryStr() {
-					near = append(near, ref.String())
+		for _, w := range e.Wanted {
+			for _, ref := range image.Refs {
+				if ref.RepositoryStr() == w.Context().RepositoryStr() {
+					near = append(near, ref.String()+differs(image, w, ref))
+				}
+			}
+			for _, ref := range image.Digests {
+				if ref.RepositoryStr() == w.Context().RepositoryStr() {
+					near = append(near, ref.String()+differs(image, w, ref))
 				}
 			}
 		}
 	}
 	slices.Sort(near)
 	return slices.Compact(near), total
+}
+
+// differs says what of an image is other than wanted, under one of its names.
+func differs(image airgap.Image, wanted, has name.Reference) string {
+	_, byDigest := wanted.(name.Digest)
+	switch {
+	case !here(image):
+		return fmt.Sprintf(" (for %s, not linux/%s)", image.Platform, runtime.GOARCH)
+	case byDigest:
+		return fmt.Sprintf(" (another digest, %s)", image.Desc.Digest)
+	case wanted.Identifier() == has.Identifier():
+		return " (another registry)"
+	}
+	return " (another tag)"
 }
