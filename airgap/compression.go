@@ -10,6 +10,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4"
+	"github.com/xi2/xz"
 )
 
 // Bounds on decompression. The window is what stock RKE2 accepts. The allowance
@@ -29,6 +30,7 @@ const (
 	gz    compression = "gzip"
 	lz    compression = "lz4"
 	bz    compression = "bzip2"
+	xzc   compression = "xz"
 )
 
 // sniff tells an archive's compression by its first bytes; what can't be read
@@ -43,7 +45,7 @@ func sniff(head []byte) (compression, error) {
 		{"\x1f\x8b", gz, ""},
 		{"\x04\x22\x4d\x18", lz, ""},
 		{"BZh", bz, ""},
-		{"\xfd7zXZ\x00", "", "xz, which is not read here: unpack it with xz -d"},
+		{"\xfd7zXZ\x00", xzc, ""},
 		{"PK\x03\x04", "", "a zip archive"},
 		{"7z\xbc\xaf", "", "a 7-Zip archive"},
 		{"\x7fELF", "", "a program"},
@@ -92,6 +94,13 @@ func decompress(r io.Reader, c compression) (io.ReadCloser, error) {
 		out = io.NopCloser(lz4.NewReader(in))
 	case bz:
 		out = io.NopCloser(bzip2.NewReader(bufio.NewReaderSize(in, 1<<16)))
+	case xzc:
+		// A header of a hundred bytes can ask for gigabytes.
+		d, err := xz.NewReader(bufio.NewReaderSize(in, 1<<16), maxWindow)
+		if err != nil {
+			return nil, tarFault(err, "in the xz header", -1)
+		}
+		out = io.NopCloser(d)
 	default:
 		return nil, fmt.Errorf("compression %q is not known", c)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4"
+	"github.com/ulikunitz/xz"
 )
 
 func compress(t testing.TB, b []byte, c compression) []byte {
@@ -32,6 +33,10 @@ func compress(t testing.TB, b []byte, c compression) []byte {
 		w = lz4.NewWriter(&out)
 	case bz:
 		return bzip(t, b)
+	case xzc:
+		z, err := xz.NewWriter(&out)
+		noError(t, err)
+		w = z
 	}
 	_, err := w.Write(b)
 	noError(t, errors.Join(err, w.Close()))
@@ -51,7 +56,7 @@ func bzip(t testing.TB, b []byte) []byte {
 var compressions = []struct {
 	name string
 	c    compression
-}{{"b.TAR", plain}, {"b.tar.zst", zst}, {"b.tzst", zst}, {"b.tar.GZ", gz}, {"b.tgz", gz}, {"b.tar.lz4", lz}, {"b.tar.bz2", bz}, {"b.tbz", bz}, {"mislabelled.tar", gz}}
+}{{"b.TAR", plain}, {"b.tar.zst", zst}, {"b.tzst", zst}, {"b.tar.GZ", gz}, {"b.tgz", gz}, {"b.tar.lz4", lz}, {"b.tar.bz2", bz}, {"b.tbz", bz}, {"b.tar.xz", xzc}, {"b.TXZ", xzc}, {"mislabelled.tar", gz}}
 
 func TestCompressions(t *testing.T) {
 	f := simple(t, 3000)
@@ -85,7 +90,7 @@ func TestCompressions(t *testing.T) {
 func TestCompressedDamage(t *testing.T) {
 	f := simple(t, 300)
 	b := f.bytes(core())
-	for _, c := range compressions[1:8] {
+	for _, c := range compressions[1:10] {
 		t.Run(c.name, func(t *testing.T) {
 			z := compress(t, b, c.c)
 			path := file(t, c.name, z)
@@ -163,8 +168,21 @@ func TestWindow(t *testing.T) {
 	}
 }
 
+// TestDictionary: an xz stream that wants more memory than is given for it.
+func TestDictionary(t *testing.T) {
+	var b bytes.Buffer
+	w, err := xz.WriterConfig{DictCap: 1 << 30}.NewWriter(&b)
+	noError(t, err)
+	_, err = w.Write(makeTar(t))
+	noError(t, errors.Join(err, w.Close()))
+	_, err = Open(file(t, "d.tar.xz", b.Bytes()))
+	if !errors.Is(err, ErrRefusedContent) || !strings.Contains(err.Error(), "dictionary is larger than 32 MiB") {
+		t.Errorf("error: %v", err)
+	}
+}
+
 func TestArchiveNames(t *testing.T) {
-	for _, n := range []string{"images.txt", "x.tar.xz", "README", "x.tar.zst.sha256", ".json", "tar"} {
+	for _, n := range []string{"images.txt", "x.tar.lzma", "README", "x.tar.zst.sha256", ".json", "tar"} {
 		if HasArchiveName(n) {
 			t.Errorf("%s counts as an archive", n)
 		}

@@ -82,7 +82,7 @@ func TestExtract(t *testing.T) {
 		"Lrwxrwxrwx lib → usr/lib", "drwxr-xr-x usr", "drwxr-xr-x usr/lib", "-rwxr-xr-x usr/lib/z z", "drwxr-xr-x var", "drwxr-xr-x var/cache", "-rwxr-xr-x var/cache/y y",
 	}
 	files := map[string]string{}
-	for _, c := range []compression{plain, gz, zst, lz, bz} {
+	for _, c := range []compression{plain, gz, zst, lz, bz, xzc} {
 		files[string(c)] = file(t, "x.tar", compress(t, b, c))
 	}
 	dir := t.TempDir()

@@ -90,10 +90,10 @@ var (
 )
 
 // HasArchiveName reports whether a file's name says that it is an image archive:
-// .tar, .tar.zst, .tzst, .tar.gz, .tgz, .tar.lz4, .tar.bz2 or .tbz, in any case.
+// .tar, .tar.zst, .tzst, .tar.gz, .tgz, .tar.lz4, .tar.bz2, .tbz, .tar.xz or .txz, in any case.
 func HasArchiveName(file string) bool {
 	l := strings.ToLower(file)
-	for _, ext := range [...]string{".tar", ".tar.zst", ".tzst", ".tar.gz", ".tgz", ".tar.lz4", ".tar.bz2", ".tbz"} {
+	for _, ext := range [...]string{".tar", ".tar.zst", ".tzst", ".tar.gz", ".tgz", ".tar.lz4", ".tar.bz2", ".tbz", ".tar.xz", ".txz"} {
 		if strings.HasSuffix(l, ext) {
 			return true
 		}

@@ -71,7 +71,7 @@ func TestMemory(t *testing.T) {
 
 // memoryWork does one thing and prints the most memory that the process had.
 func memoryWork(t *testing.T, work, path string) {
-	debug.SetMemoryLimit(100 << 20) // as rke2 bundle does
+	debug.SetMemoryLimit(40 << 20) // as rke2 bundle does
 	a := mustOpen(t, path)
 	var err error
 	switch work {

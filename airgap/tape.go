@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/xi2/xz"
 )
 
 // entry is one file of a tar.
@@ -184,6 +185,10 @@ func tarFault(err error, where string, n int) error {
 		return fmt.Errorf("%w: a header %s is larger than any real one", ErrRefusedContent, where)
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
 		return fmt.Errorf("%w: the zstd window is larger than %d MiB: compress it without --long or --ultra", ErrRefusedContent, maxWindow>>20)
+	case errors.Is(err, xz.ErrMemlimit):
+		return fmt.Errorf("%w: the xz dictionary is larger than %d MiB: unpack it with xz -d, or compress it with xz -8 or less", ErrRefusedContent, maxWindow>>20)
+	case errors.Is(err, xz.ErrBuf):
+		return fmt.Errorf("%w: its xz stream ends %s: copy the file again", ErrTruncated, where)
 	case errors.Is(err, tar.ErrHeader) && n == 0:
 		return fmt.Errorf("%w: no tar header at its start", ErrNotArchive)
 	case errors.Is(err, tar.ErrHeader):

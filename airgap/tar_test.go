@@ -129,7 +129,7 @@ func TestHostile(t *testing.T) {
 		{"a few bytes", []byte("hello"), ErrNotArchive, "5 bytes"},
 		{"text", bytes.Repeat([]byte("hello "), 200), ErrNotArchive, "no tar header at its start"},
 		{"a web page", []byte("<!DOCTYPE html><html>"), ErrNotArchive, "a web page"},
-		{"xz", append([]byte("\xfd7zXZ\x00"), make([]byte, 600)...), ErrNotArchive, "xz -d"},
+		{"xz", append([]byte("\xfd7zXZ\x00"), make([]byte, 600)...), ErrDamaged, "in the xz header"},
 		{"a zip", append([]byte("PK\x03\x04"), make([]byte, 600)...), ErrNotArchive, "a zip archive"},
 		{"a program", append([]byte("\x7fELF"), make([]byte, 600)...), ErrNotArchive, "a program"},
 		{"an empty tar", make([]byte, 1024), ErrNotArchive, "without oci-layout and index.json"},

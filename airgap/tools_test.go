@@ -73,7 +73,7 @@ func TestReadsSkopeo(t *testing.T) {
 			}
 			b, err := os.ReadFile(to)
 			noError(t, err)
-			for _, c := range []compression{zst, gz, lz, bz} {
+			for _, c := range []compression{zst, gz, lz, bz, xzc} {
 				same(t, file(t, "packed", compress(t, b, c)), "docker.io/x/y:z", format)
 			}
 		})

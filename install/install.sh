@@ -234,7 +234,7 @@ verify_file() {
 }
 
 # The endings of archives that a node reads; an archive that can be sought in is best.
-endings='tar tar.zst tzst tar.gz tgz tar.lz4 tar.bz2 tbz'
+endings='tar tar.zst tzst tar.gz tgz tar.lz4 tar.bz2 tbz tar.xz txz'
 
 # choose_archives writes the names of the image archives to install, one for each set.
 choose_archives() {

@@ -31,7 +31,7 @@ how many packages and files each has, or with -o json an array with all document
 print only what a trusted key signed for an image that is verified itself.
 
 Archives of docker save, skopeo, ctr and k0s are read too, plain or compressed with zstd,
-gzip, lz4 or bzip2, and folders with an OCI layout. The parts of a split bundle are shown
+gzip, lz4, bzip2 or xz, and folders with an OCI layout. The parts of a split bundle are shown
 as the bundle they make, if all are given; else each, with what it lacks.`,
 		Example: `  rke2 bundle inspect rke2-images-core.linux-amd64.tar
   rke2 bundle inspect --tree rke2-images-core.linux-amd64.tar
