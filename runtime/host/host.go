@@ -3,17 +3,10 @@
 package host
 
 import (
-	"bufio"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
-
-// capSysResource is CAP_SYS_RESOURCE of capabilities(7).
-const capSysResource = 24
 
 // Facts are what Detect found. A field is true where the host constrains the node.
 type Facts struct {
@@ -26,19 +19,19 @@ type Facts struct {
 }
 
 // Detect reads the facts of the host that this process runs on.
-func Detect() (Facts, error) {
-	noSysResource, err := lacksCapability("/proc/self/status", capSysResource)
+func Detect() (Facts, error) { return This().Facts() }
+
+// Facts reads what constrains the node.
+func (m Machine) Facts() (Facts, error) {
+	lacks, err := m.Lacks(CapSysResource)
 	if err != nil {
 		return Facts{}, err
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs("/sys/fs/cgroup", &fs); err != nil {
+	magic, err := m.CgroupMagic()
+	if err != nil {
 		return Facts{}, fmt.Errorf("looking at /sys/fs/cgroup: %w (mount the cgroup file system first)", err)
 	}
-	return Facts{
-		NoSysResource: noSysResource,
-		CgroupV1:      fs.Type != unix.CGROUP2_SUPER_MAGIC,
-	}, nil
+	return Facts{NoSysResource: len(lacks) > 0, CgroupV1: magic != unix.CGROUP2_SUPER_MAGIC}, nil
 }
 
 // Warnings is one sentence for each constraint: what it is and what the node
@@ -52,29 +45,4 @@ func (f Facts) Warnings() []string {
 		w = append(w, "this host uses cgroup v1, which Kubernetes has deprecated: the kubelet runs with --fail-cgroupv1=false; boot with systemd.unified_cgroup_hierarchy=1 to move to cgroup v2")
 	}
 	return w
-}
-
-// lacksCapability reads the effective set of a proc(5) status file.
-func lacksCapability(status string, capability uint) (bool, error) {
-	file, err := os.Open(status)
-	if err != nil {
-		return false, fmt.Errorf("reading this process's capabilities: %w", err)
-	}
-	defer file.Close()
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		value, ok := strings.CutPrefix(lines.Text(), "CapEff:")
-		if !ok {
-			continue
-		}
-		set, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
-		if err != nil {
-			return false, fmt.Errorf("reading this process's capabilities: %s: %w", status, err)
-		}
-		return set&(1<<capability) == 0, nil
-	}
-	if err := lines.Err(); err != nil {
-		return false, fmt.Errorf("reading this process's capabilities: %w", err)
-	}
-	return false, fmt.Errorf("reading this process's capabilities: %s has no CapEff line", status)
 }
