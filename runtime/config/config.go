@@ -46,6 +46,8 @@ type Config struct {
 	PrivateRegistry       string            // registries.yaml
 	Join                  string            // URL of a server of the cluster; "" for its first
 	NodeIPs               []string          // as given; none: that of the default route
+	Snapshotter           string            // of containerd
+	Without               []string          // control-plane components that this server is told not to run
 	SystemDefaultRegistry string            // host[:port] that stands in for the release's registry
 	AirgapExtraRegistries []string          // imported images are tagged for these as well
 	ImageOverrides        map[string]string // image role to reference, where the operator names another image

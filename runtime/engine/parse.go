@@ -120,6 +120,7 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		PrivateRegistry:       cmds.AgentConfig.PrivateRegistry,
 		Join:                  join,
 		NodeIPs:               cmds.AgentConfig.NodeIP.Value(),
+		Snapshotter:           cmds.AgentConfig.Snapshotter,
 		SystemDefaultRegistry: registry,
 		AirgapExtraRegistries: cmds.AgentConfig.AirgapExtraRegistry.Value(),
 		ImageOverrides:        map[string]string{},
@@ -127,6 +128,17 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		ExtraMounts:           map[string][]string{},
 		Release:               release,
 	}
+	for component, off := range map[string]bool{
+		"etcd":                    cmds.ServerConfig.DisableETCD || cmds.ServerConfig.DatastoreEndpoint != "",
+		"kube-apiserver":          cmds.ServerConfig.DisableAPIServer,
+		"kube-controller-manager": cmds.ServerConfig.DisableControllerManager,
+		"kube-scheduler":          cmds.ServerConfig.DisableScheduler,
+	} {
+		if off && role == config.Server {
+			c.Without = append(c.Without, component)
+		}
+	}
+	slices.Sort(c.Without)
 	for role, ref := range own.images {
 		if *ref != "" {
 			c.ImageOverrides[role] = *ref
