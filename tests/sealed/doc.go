@@ -11,6 +11,9 @@
 //   - init is process 1 inside. It builds the file system, takes the wire,
 //     runs commands for the caller over a socket and reaps orphans.
 //
+// A [Switch] joins hosts: their keepers then share its network namespace, and what
+// they send each other goes through its bridge. Nothing else leaves a host.
+//
 // Nothing that a host needs has a name on the machine outside it except its
 // cgroups and its state directory. Namespaces are made with clone flags, so they
 // end with their last process; [Sweep] removes the cgroups and directories of

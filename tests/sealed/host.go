@@ -40,7 +40,10 @@ type Options struct {
 	// new directory under [Base] that Close removes.
 	State string
 	// Address is the host's own, with its prefix length. Empty: [DefaultAddress].
+	// The network's first address stands for the gateway.
 	Address string
+	// Switch joins the host to others, each with its own Address. Nil: it is alone.
+	Switch *Switch
 	// Env is added to the environment of every command.
 	Env []string
 	// Binds are files and directories of the machine that the host sees.
@@ -138,6 +141,13 @@ func New(ctx context.Context, opts Options) (*Host, error) {
 
 // boot starts the keeper and waits for the host to be ready.
 func (h *Host) boot(ctx context.Context) error {
+	h.mu.Lock()
+	h.plan.Uplink = uplink
+	if sw := h.opts.Switch; sw != nil {
+		h.plan.Switched = true
+		h.plan.Uplink = sw.join(netip.MustParsePrefix(h.plan.Address).Addr())
+	}
+	h.mu.Unlock()
 	p, err := h.startKeeper()
 	if err == nil {
 		h.mu.Lock()
@@ -193,11 +203,21 @@ func (h *Host) startKeeper() (_ *power, err error) {
 	}
 	// A session of its own: an interrupt from the terminal is for the caller,
 	// whose end the keeper sees and cleans up after.
-	p.keeper, err = os.StartProcess("/proc/self/exe", []string{keeperName}, &os.ProcAttr{
+	attr := &os.ProcAttr{
 		Dir: "/", Env: []string{},
 		Files: []*os.File{null, log, log, files[2], files[3]},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNET},
-	})
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	}
+	start := func() (err error) {
+		p.keeper, err = os.StartProcess("/proc/self/exe", []string{keeperName}, attr)
+		return err
+	}
+	if h.opts.Switch != nil {
+		err = h.opts.Switch.inside(start)
+	} else {
+		attr.Sys.Cloneflags = unix.CLONE_NEWNET
+		err = start()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
@@ -206,7 +226,10 @@ func (h *Host) startKeeper() (_ *power, err error) {
 
 // handOver gives the keeper its plan and waits for it to be done.
 func (h *Host) handOver(p *power) error {
-	if err := send(p.status, h.plan); err != nil {
+	h.mu.Lock()
+	plan := h.plan
+	h.mu.Unlock()
+	if err := send(p.status, plan); err != nil {
 		return err
 	}
 	if err := p.status.SetReadDeadline(time.Now().Add(startLimit)); err != nil {
@@ -270,6 +293,35 @@ func (h *Host) off() error {
 
 // ready is false for a host that did not come up.
 func (p *power) ready() bool { return p.init != 0 }
+
+// plug joins the host to its switch, or cuts it off, now and at later boots.
+func (h *Host) plug(in bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.opts.Switch == nil {
+		return fmt.Errorf("sealed host %s is on no switch", h.plan.Name)
+	}
+	h.plan.Unplugged = !in
+	p := h.power
+	if p == nil {
+		return nil
+	}
+	fail := func(err error) error { return fmt.Errorf("plugging sealed host %s: %w", h.plan.Name, err) }
+	if err := send(p.status, wish{Plug: in}); err != nil {
+		return fail(err)
+	}
+	if err := p.status.SetReadDeadline(time.Now().Add(startLimit)); err != nil {
+		return fail(err)
+	}
+	var answer status
+	if _, err := receive(p.status, &answer); err != nil {
+		return fail(err)
+	}
+	if answer.Error != "" {
+		return fail(errors.New(answer.Error))
+	}
+	return p.status.SetReadDeadline(time.Time{})
+}
 
 // Reboot cuts the power and starts the host again: every process is gone at once,
 // every memory file system and network setting too, the disk is kept. Unlike in a

@@ -84,14 +84,14 @@ func (k *keeper) run(caller *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	if k.plan.UplinkMAC, err = layWire(k.init); err != nil {
+	if k.plan.UplinkMAC, err = layWire(k.plan, k.init); err != nil {
 		return err
 	}
 	log, err := os.OpenFile(filepath.Join(k.plan.State, "logs", "outside.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
-	if err := watchUplink(log); err != nil {
+	if err := watchUplink(k.plan, log); err != nil {
 		return err
 	}
 	if err := send(toInit, k.plan); err != nil {
@@ -109,8 +109,7 @@ func (k *keeper) run(caller *net.UnixConn) error {
 	}
 	over := make(chan struct{}, 2)
 	go func() {
-		var m status
-		_, _ = receive(caller, &m) // nothing is ever said: it hangs up, or dies
+		k.obey(caller) // it hangs up, or dies
 		over <- struct{}{}
 	}()
 	go func() {
@@ -120,6 +119,23 @@ func (k *keeper) run(caller *net.UnixConn) error {
 	}()
 	<-over
 	return nil
+}
+
+// obey does what the caller wishes until it is gone.
+func (k *keeper) obey(caller *net.UnixConn) {
+	for {
+		var w wish
+		if _, err := receive(caller, &w); err != nil {
+			return
+		}
+		answer := status{Ready: true}
+		if err := plugIn(k.plan.Uplink, w.Plug); err != nil {
+			answer.Error = err.Error()
+		}
+		if err := send(caller, answer); err != nil {
+			return
+		}
+	}
 }
 
 // start makes the cgroups and, from inside them, init in its namespaces. (A
@@ -207,6 +223,7 @@ func (k *keeper) end() {
 
 func (k *keeper) clear() error {
 	errs := []error{k.leave()}
+	cutWire(k.plan)
 	for _, dir := range k.cgroups {
 		errs = append(errs, removeTree(dir, removeLimit))
 	}

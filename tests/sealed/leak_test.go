@@ -128,9 +128,18 @@ func settled(t *testing.T, h *sealed.Host) {
 // the way that the variable names.
 const holdVar = "RKE2_SEALED_TEST_HOLD"
 
-// holdHost makes a host, says where, and waits.
+// holdHost makes a host, says where, and waits. In a way that speaks of a joined
+// one, the host is on a switch.
 func holdHost(how string) {
-	h, err := sealed.New(context.Background(), sealed.Options{Name: "held"})
+	opts := sealed.Options{Name: "held"}
+	var err error
+	if strings.Contains(how, "joined") {
+		opts.Switch, err = sealed.NewSwitch(context.Background())
+	}
+	var h *sealed.Host
+	if err == nil {
+		h, err = sealed.New(context.Background(), opts)
+	}
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -167,6 +176,8 @@ func TestDeathOfTheCaller(t *testing.T) {
 		{how: "terminate", signal: syscall.SIGTERM},
 		{how: "kill", signal: syscall.SIGKILL},
 		{how: "kill with keeper", signal: syscall.SIGKILL, keeper: true},
+		{how: "kill, joined", signal: syscall.SIGKILL},
+		{how: "kill with keeper, joined", signal: syscall.SIGKILL, keeper: true},
 	} {
 		t.Run(c.how, func(t *testing.T) {
 			init, state, program := holder(t, c.how)
@@ -175,6 +186,7 @@ func TestDeathOfTheCaller(t *testing.T) {
 				t.Fatal("the held host has no cgroup")
 			}
 			keeper := parentOf(t, init)
+			space := networkOf(t, keeper)
 			if c.signal != 0 {
 				if err := program.Process.Signal(c.signal); err != nil {
 					t.Fatal(err)
@@ -191,6 +203,9 @@ func TestDeathOfTheCaller(t *testing.T) {
 					if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(b), "rke2-sealed") {
 						return fmt.Errorf("process %d is there", pid)
 					}
+				}
+				if n := users(t, space); n > 0 {
+					return fmt.Errorf("%d threads or files hold the far end of its wire", n)
 				}
 				if left := cgroupsOnDisk(t, cgroup); len(left) > 0 && !c.keeper {
 					return fmt.Errorf("cgroups %s", left)

@@ -3,11 +3,13 @@
 package sealed
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -17,9 +19,10 @@ import (
 // watchUplink writes one line to log for every new destination that a packet on
 // the uplink names. It returns once it listens; the rest runs until the process
 // ends. Link-local multicast (neighbour discovery and its like) is not a
-// destination outside and is left out.
-func watchUplink(log *os.File) error {
-	link, err := net.InterfaceByName(uplink)
+// destination outside and is left out, and so is what a host on a switch sends to
+// another: all frames but those for the gateway, and questions who has an address.
+func watchUplink(p plan, log *os.File) error {
+	link, err := net.InterfaceByName(p.Uplink)
 	if err != nil {
 		return fmt.Errorf("watching the uplink: %w", err)
 	}
@@ -32,7 +35,7 @@ func watchUplink(log *os.File) error {
 	}
 	go func() {
 		seen := map[string]bool{}
-		frame := make([]byte, 64<<10)
+		frame := make([]byte, 4<<10) // the rest of a larger one does not matter
 		for {
 			n, from, err := unix.Recvfrom(fd, frame, 0)
 			if err == unix.EINTR {
@@ -48,6 +51,9 @@ func watchUplink(log *os.File) error {
 			if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype == unix.PACKET_OUTGOING {
 				continue
 			}
+			if p.Switched && !outward(frame[:n], link.HardwareAddr) {
+				continue
+			}
 			line := destination(frame[:n])
 			if line != "" && !seen[line] {
 				seen[line] = true
@@ -56,6 +62,16 @@ func watchUplink(log *os.File) error {
 		}
 	}()
 	return nil
+}
+
+// outward tells whether a frame is for the gateway, whose hardware address is
+// given, or asks for a neighbour.
+func outward(frame []byte, gateway net.HardwareAddr) bool {
+	if len(frame) < 14 {
+		return false
+	}
+	return bytes.Equal(frame[:6], gateway) ||
+		frame[0]&1 == 1 && binary.BigEndian.Uint16(frame[12:]) == unix.ETH_P_ARP
 }
 
 func htons(v uint16) int { return int(v<<8 | v>>8) }
@@ -121,10 +137,15 @@ func transport(protocol byte, to netip.Addr, body []byte) string {
 // Outside lists what the host tried to send beyond itself since it was made, one
 // line a destination: protocol, address, port, and the name that a DNS query
 // asked for. None of it was answered. An empty list means that it tried nothing.
+// The other hosts of a switch are not outside.
 func (h *Host) Outside() ([]string, error) {
 	b, err := os.ReadFile(h.outsideLog())
 	if err != nil {
 		return nil, err
 	}
-	return strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' }), nil
+	lines := strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' })
+	return slices.DeleteFunc(lines, func(line string) bool {
+		asked, ok := strings.CutPrefix(line, "arp ")
+		return ok && h.opts.Switch != nil && h.opts.Switch.knows(asked)
+	}), nil
 }

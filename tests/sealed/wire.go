@@ -117,6 +117,11 @@ type plan struct {
 	Env     []string
 	Binds   []Bind
 	Cgroup  string // name of the host's cgroup in every hierarchy
+	// Uplink is the name of the keeper's end of the wire; the keeper is in the
+	// namespace of a switch when Switched, and joins the wire to it unless Unplugged.
+	Uplink    string
+	Switched  bool
+	Unplugged bool
 	// UplinkMAC is the hardware address of the keeper's end of the wire, which
 	// stands for the gateway. Set by the keeper.
 	UplinkMAC string
@@ -131,6 +136,11 @@ type status struct {
 	Ready bool   `json:",omitempty"`
 	Gone  bool   `json:",omitempty"`
 	Error string `json:",omitempty"`
+}
+
+// wish is what the caller tells the keeper of a host that runs.
+type wish struct {
+	Plug bool
 }
 
 // request asks init to run a command or, without Args, to open a connection. A

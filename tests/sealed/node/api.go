@@ -20,8 +20,12 @@ import (
 // ControlPlane are the static pods of a server, by component.
 var ControlPlane = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
 
-// Client speaks to the node's API server with the kubeconfig that the node wrote.
+// Client speaks to a server's API server with the kubeconfig that it wrote, through
+// that host; an agent's is that of the server it was made for. It is made once.
 func (n *Node) Client() (*kubernetes.Clientset, error) {
+	if n.api != n {
+		return n.api.Client()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.client != nil {

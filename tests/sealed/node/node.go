@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,14 +53,39 @@ type Options struct {
 	Trust map[string][]byte
 	// Config is added to the configuration file, over what every test needs.
 	Config map[string]any
+	// Role is what the node runs as. Empty: a server.
+	Role Role
+	// Server is a node of the cluster to join, which need not have been started
+	// yet. Nil: the node is the first of its own.
+	Server *Node
+	// Token is the cluster's shared secret. Empty: its first server makes one, and
+	// a node that joins is given that one, which must be there by then.
+	Token string
+	// Switch and Address are where the node is among others; see [sealed.Options].
+	Switch  *sealed.Switch
+	Address string
+	// PodSubnet is the part of the cluster's network that Plugins give to pods of
+	// this node. Empty: 10.42.N.0/24, N being the last part of Address, or 0.
+	PodSubnet string
 	// Env is added to the environment of every command on the host.
 	Env []string
 }
 
-// Node is an rke2 server on a sealed host.
+// Role is what a node runs as.
+type Role string
+
+// The roles, as on the command line.
+const (
+	Server Role = "server"
+	Agent  Role = "agent"
+)
+
+// Node is an rke2 server or agent on a sealed host.
 type Node struct {
 	*sealed.Host
 	name string
+	role Role
+	api  *Node // whose API server speaks for this node: its own, or an agent's server's
 
 	mu      sync.Mutex
 	run     *sealed.Cmd
@@ -70,6 +96,12 @@ type Node struct {
 
 // New makes the host and lays out the node's files. It does not start rke2.
 func New(ctx context.Context, opts Options) (*Node, error) {
+	if opts.Role == "" {
+		opts.Role = Server
+	}
+	if opts.Role == Agent && opts.Server == nil {
+		return nil, fmt.Errorf("node %s: an agent needs a server", opts.Name)
+	}
 	var binds []sealed.Bind
 	if opts.Binary != "" {
 		binds = append(binds, sealed.Bind{Source: opts.Binary, Target: binary})
@@ -81,13 +113,16 @@ func New(ctx context.Context, opts Options) (*Node, error) {
 		binds = append(binds, sealed.Bind{Source: opts.Plugins, Target: "/opt/cni/bin"})
 	}
 	h, err := sealed.New(ctx, sealed.Options{
-		Name: opts.Name, State: opts.State, Binds: binds,
+		Name: opts.Name, State: opts.State, Binds: binds, Switch: opts.Switch, Address: opts.Address,
 		Env: append([]string{"KUBECONFIG=" + Kubeconfig, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + DataDir + "/bin"}, opts.Env...),
 	})
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{Host: h, name: opts.Name}
+	n := &Node{Host: h, name: opts.Name, role: opts.Role}
+	if n.api = n; opts.Role == Agent {
+		n.api = opts.Server
+	}
 	if err := n.layOut(opts); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -95,8 +130,23 @@ func New(ctx context.Context, opts Options) (*Node, error) {
 }
 
 func (n *Node) layOut(opts Options) error {
-	config := map[string]any{
-		"node-name": opts.Name, "offline": true, "cni": "none", "write-kubeconfig-mode": "0640",
+	config := map[string]any{"node-name": opts.Name, "offline": true}
+	if opts.Role == Server {
+		config["cni"] = "none"
+		config["write-kubeconfig-mode"] = "0640"
+	}
+	if opts.Server != nil {
+		config["server"] = opts.Server.URL()
+		if opts.Token == "" {
+			token, err := opts.Server.Token()
+			if err != nil {
+				return fmt.Errorf("node %s: joining %s: %w", opts.Name, opts.Server.name, err)
+			}
+			opts.Token = token
+		}
+	}
+	if opts.Token != "" {
+		config["token"] = opts.Token
 	}
 	for k, v := range opts.Config {
 		config[k] = v
@@ -110,7 +160,7 @@ func (n *Node) layOut(opts Options) error {
 		files[filepath.Join(TrustDir, name)] = pem
 	}
 	if opts.Plugins != "" {
-		files["/etc/cni/net.d/10-bridge.conflist"] = []byte(bridge)
+		files["/etc/cni/net.d/10-bridge.conflist"] = []byte(strings.Replace(bridge, "POD-SUBNET", n.podSubnet(opts), 1))
 	}
 	for path, content := range files {
 		if err := n.WriteFile(path, content); err != nil {
@@ -120,6 +170,26 @@ func (n *Node) layOut(opts Options) error {
 	return nil
 }
 
+// URL is where other nodes join a server.
+func (n *Node) URL() string { return "https://" + net.JoinHostPort(n.Address(), "9345") }
+
+// Token is the secret that nodes join a running server with.
+func (n *Node) Token() (string, error) {
+	b, err := os.ReadFile(n.Disk(DataDir + "/server/token"))
+	return strings.TrimSpace(string(b)), err
+}
+
+func (n *Node) podSubnet(opts Options) string {
+	if opts.PodSubnet != "" {
+		return opts.PodSubnet
+	}
+	part := "0"
+	if opts.Address != "" {
+		part = n.Address()[strings.LastIndexAny(n.Address(), ".:")+1:]
+	}
+	return "10.42." + part + ".0/24"
+}
+
 // bridge is the smallest network that runs pods on one node.
 const bridge = `{
   "cniVersion": "1.0.0",
@@ -127,7 +197,7 @@ const bridge = `{
   "plugins": [
     {
       "type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
-      "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.42.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}
+      "ipam": {"type": "host-local", "ranges": [[{"subnet": "POD-SUBNET"}]], "routes": [{"dst": "0.0.0.0/0"}]}
     },
     {"type": "portmap", "capabilities": {"portMappings": true}}
   ]
@@ -143,7 +213,7 @@ func (n *Node) WriteFile(path string, content []byte) error {
 	return os.WriteFile(outside, content, 0o644)
 }
 
-// Start runs `rke2 server` with more arguments if need be, and returns at once.
+// Start runs `rke2 server` or `rke2 agent` with more arguments if need be, and returns at once.
 // It ends by itself, by Stop or with the host, not with ctx.
 func (n *Node) Start(ctx context.Context, args ...string) error {
 	n.mu.Lock()
@@ -158,7 +228,7 @@ func (n *Node) Start(ctx context.Context, args ...string) error {
 		return err
 	}
 	n.started = time.Now()
-	n.run, err = n.Host.Start(context.WithoutCancel(ctx), logName, binary, append([]string{"server"}, args...)...)
+	n.run, err = n.Host.Start(context.WithoutCancel(ctx), logName, binary, append([]string{string(n.role)}, args...)...)
 	return err
 }
 
