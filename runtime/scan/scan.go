@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -24,6 +23,7 @@ type File struct {
 	Path    string
 	Archive *airgap.Archive // nil when Err is set
 	Err     error
+	Info    fs.FileInfo // as it was just before it was opened; nil if that is not known
 }
 
 // Folder is the result of a scan. Close it to close the archives in it.
@@ -66,15 +66,7 @@ func Open(dir string) (*Folder, error) {
 			folder.Other = append(folder.Other, path)
 			return nil
 		}
-		if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
-			if err == nil {
-				err = fmt.Errorf("reading bundle %s: not a regular file", path)
-			}
-			folder.Files = append(folder.Files, File{Path: path, Err: err})
-			return nil
-		}
-		archive, err := airgap.Open(path)
-		folder.Files = append(folder.Files, File{Path: path, Archive: archive, Err: err})
+		folder.Files = append(folder.Files, OpenFile(path))
 		return nil
 	})
 	if err != nil {
