@@ -1,0 +1,82 @@
+package timeline
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestLine(t *testing.T) {
+	var said []string
+	line := New(Reboot, time.Now().Add(-3*time.Second), func(s string) { said = append(said, s) })
+	ctx := With(context.Background(), line)
+	Of(ctx).Mark(Stage) // the clock's order counts, not the constants'
+	Of(ctx).Mark(Scan)
+	line.Read(2, 300)
+	line.Read(1, 10)
+	line.Status("importing images: 1 of 2")
+
+	var out bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	line.Log(log)
+	got := out.String()
+	if !strings.Contains(got, `msg=timeline start=reboot stage=3`) || !strings.Contains(got, "blobs=3 bytes=310") {
+		t.Errorf("the line is %s", got)
+	}
+	if strings.Index(got, "stage=") > strings.Index(got, "scan=") {
+		t.Errorf("not in the order of the marks: %s", got)
+	}
+	want := []string{"starting containerd", "verifying the runtime image", "importing images: 1 of 2"}
+	if !slices.Equal(said, want) {
+		t.Errorf("said %q, want %q", said, want)
+	}
+}
+
+func TestFirstMarkCounts(t *testing.T) {
+	line := New(Cold, time.Now(), nil)
+	line.Mark(Ready)
+	before := line.attrs()
+	time.Sleep(20 * time.Millisecond)
+	line.Mark(Ready)
+	if after := line.attrs(); !slices.Equal(before, after) {
+		t.Errorf("%v became %v", before, after)
+	}
+}
+
+func TestNilTakesEverything(t *testing.T) {
+	line := Of(context.Background())
+	line.Mark(Scan)
+	line.Read(1, 1)
+	line.Status("x")
+	line.Log(slog.New(slog.DiscardHandler))
+	if line.Has(Scan) || !line.Started().IsZero() {
+		t.Error("nothing was kept, but it is there")
+	}
+}
+
+func TestMarksFromManySides(t *testing.T) {
+	line := New(Cold, time.Now(), func(string) {})
+	var all sync.WaitGroup
+	for _, phase := range []Phase{Scan, Verify, Stage, Containerd, Etcd, API, Images, Ready, Pods} {
+		all.Go(func() { line.Mark(phase); line.Read(1, 1) })
+	}
+	all.Wait()
+	if n := len(line.attrs()); n != 2+9*2+4 {
+		t.Errorf("%d attributes: %v", n, line.attrs())
+	}
+}
+
+func TestProcessStarted(t *testing.T) {
+	age := time.Since(ProcessStarted())
+	if age <= 0 || age > time.Hour {
+		t.Errorf("this process is %s old", age)
+	}
+	if _, err := processAge([]byte("1 (a) b) R 1 2")); err == nil {
+		t.Error("a line that is too short was read")
+	}
+}
