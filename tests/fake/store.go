@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -142,19 +141,8 @@ func (s *Store) put(image v1.Image) (v1.Descriptor, error) {
 
 // WriteBundle writes the store as a bundle for linux on architecture to path,
 // signed or not.
-func (s *Store) WriteBundle(ctx context.Context, path, architecture string) (err error) {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if closed := f.Close(); err == nil {
-			err = closed
-		}
-	}()
-	return airgap.Write(ctx, f, s, airgap.Selection{
-		Platform: v1.Platform{OS: "linux", Architecture: architecture}, AllowUnsigned: true,
-	})
+func (s *Store) WriteBundle(ctx context.Context, path, architecture string) error {
+	return writeBundle(ctx, s, path, architecture)
 }
 
 // Find returns the descriptors of this platform's image of a source and of its
