@@ -44,6 +44,8 @@ type Config struct {
 	Verification          trust.Mode
 	TrustDir              string
 	PrivateRegistry       string            // registries.yaml
+	CredentialProviders   string            // the kubelet's CredentialProviderConfig
+	CredentialProviderBin string            // the folder of its programs
 	Join                  string            // URL of a server of the cluster; "" for its first
 	NodeIPs               []string          // as given; none: that of the default route
 	Snapshotter           string            // of containerd

@@ -118,6 +118,8 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		Verification:          trust.Mode(own.verification),
 		TrustDir:              own.trustDir,
 		PrivateRegistry:       cmds.AgentConfig.PrivateRegistry,
+		CredentialProviders:   cmds.AgentConfig.ImageCredProvConfig,
+		CredentialProviderBin: cmds.AgentConfig.ImageCredProvBinDir,
 		Join:                  join,
 		NodeIPs:               cmds.AgentConfig.NodeIP.Value(),
 		Snapshotter:           cmds.AgentConfig.Snapshotter,
