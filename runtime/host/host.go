@@ -2,11 +2,7 @@
 // Kubernetes node has to know before it starts.
 package host
 
-import (
-	"fmt"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // Facts are what Detect found. A field is true where the host constrains the node.
 type Facts struct {
@@ -21,17 +17,15 @@ type Facts struct {
 // Detect reads the facts of the host that this process runs on.
 func Detect() (Facts, error) { return This().Facts() }
 
-// Facts reads what constrains the node.
+// Facts reads what constrains the node. A machine without cgroups is for a check to
+// refuse.
 func (m Machine) Facts() (Facts, error) {
 	lacks, err := m.Lacks(CapSysResource)
 	if err != nil {
 		return Facts{}, err
 	}
 	magic, err := m.CgroupMagic()
-	if err != nil {
-		return Facts{}, fmt.Errorf("looking at /sys/fs/cgroup: %w (mount the cgroup file system first)", err)
-	}
-	return Facts{NoSysResource: len(lacks) > 0, CgroupV1: magic != unix.CGROUP2_SUPER_MAGIC}, nil
+	return Facts{NoSysResource: len(lacks) > 0, CgroupV1: err == nil && magic != unix.CGROUP2_SUPER_MAGIC}, nil
 }
 
 // Warnings is one sentence for each constraint: what it is and what the node

@@ -28,6 +28,10 @@ import (
 // error and leaves nothing behind when the node's executables are not there or
 // not trusted.
 func Prepare(ctx context.Context, c config.Config, log *slog.Logger) (*Content, host.Facts, error) {
+	return prepare(ctx, c, log, checkHost)
+}
+
+func prepare(ctx context.Context, c config.Config, log *slog.Logger, check checks) (*Content, host.Facts, error) {
 	facts, err := host.Detect()
 	if err != nil {
 		return nil, facts, err
@@ -58,6 +62,9 @@ func Prepare(ctx context.Context, c config.Config, log *slog.Logger) (*Content, 
 	for _, missing := range folder.Incomplete() {
 		// Containerd may have what is missing, of images that it got before.
 		log.Warn("a bundle is not complete", "file", missing.File, "missing", missing.Error())
+	}
+	if err := check(c, policy, folder, log); err != nil {
+		return nil, facts, errors.Join(err, folder.Close())
 	}
 	content := &Content{config: c, policy: policy, folder: folder, log: log}
 	if content.root, err = runtimeRoot(ctx, c, policy, folder, log); err != nil {

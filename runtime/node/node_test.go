@@ -91,7 +91,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) prepare(t *testing.T) (*Content, error) {
 	t.Helper()
-	content, _, err := Prepare(t.Context(), w.config, slog.New(slog.NewTextHandler(w.log, nil)))
+	content, _, err := prepare(t.Context(), w.config, slog.New(slog.NewTextHandler(w.log, nil)), anyHost)
 	if content != nil {
 		t.Cleanup(func() { _ = content.Close() })
 	}
