@@ -318,9 +318,9 @@ func TestUnpin(t *testing.T) {
 	if _, err := s.importer.Import(s.ctx, items...); err != nil {
 		t.Fatal(err)
 	}
-	taken, err := s.importer.Unpin(s.ctx, items[:1])
-	if err != nil || taken != 2 {
-		t.Errorf("%d pins taken back, %v, want 2 (tag and digest)", taken, err)
+	taken, err := s.importer.Unpin(s.ctx, Keep{Items: items[:1]})
+	if err != nil || len(taken) != 2 {
+		t.Errorf("pins taken back of %q, %v, want 2 (tag and digest)", taken, err)
 	}
 	for n, want := range []bool{true, false} {
 		image, err := s.importer.Client.ImageService().Get(s.ctx, items[n].Image.Refs[0].String())

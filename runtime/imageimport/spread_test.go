@@ -135,7 +135,7 @@ func TestImportOfADelta(t *testing.T) {
 	if _, err := s.db.GarbageCollect(s.ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.importer.Unpin(s.ctx, []Item{item}); err != nil {
+	if _, err := s.importer.Unpin(s.ctx, Keep{Items: []Item{item}}); err != nil {
 		t.Fatal(err)
 	}
 	if again, err := s.importer.Import(s.ctx, item); err != nil || again != (Result{Present: 1}) {
