@@ -4,9 +4,10 @@ package timeline
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
-	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -131,8 +132,8 @@ func (l *Line) Read(blobs int, bytes int64) {
 	l.bytes += bytes
 }
 
-// Log writes the line: the kind of start, each phase with the seconds from the start to
-// its mark in the order in which they were reached, and what was read.
+// Log writes the line: the kind of start, the seconds from the start to each phase's mark
+// in the order in which they were reached ("scan=0.12 verify=0.20 …"), and what was read.
 func (l *Line) Log(log *slog.Logger) {
 	if l == nil {
 		return
@@ -143,11 +144,11 @@ func (l *Line) Log(log *slog.Logger) {
 func (l *Line) attrs() []any {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	attrs := []any{"start", string(l.kind)}
-	for _, m := range l.marks {
-		attrs = append(attrs, string(m.phase), math.Round(m.at.Seconds()*100)/100)
+	marks := make([]string, len(l.marks))
+	for i, m := range l.marks {
+		marks[i] = fmt.Sprintf("%s=%.2f", m.phase, m.at.Seconds())
 	}
-	return append(attrs, "blobs", l.blobs, "bytes", l.bytes)
+	return []any{"start", string(l.kind), "seconds", strings.Join(marks, " "), "blobs", l.blobs, "bytes", l.bytes}
 }
 
 type key struct{}
