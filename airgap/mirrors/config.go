@@ -101,7 +101,28 @@ func (r rewrites) apply(repository string) string {
 	return repository
 }
 
-// Load reads a registries.yaml. Unlike a node, which goes on without what it can't read,
+// LoadForNode reads a registries.yaml as a node does, which goes on without keys that it
+// does not know: they are what ignored says. A file that is not there says nothing.
+func LoadForNode(file string) (c *Config, ignored, err error) {
+	c, strict := Load(file)
+	switch {
+	case strict == nil:
+		return c, nil, nil
+	case errors.Is(strict, fs.ErrNotExist):
+		return &Config{file: file}, nil, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, nil, strict
+	}
+	c = &Config{file: file}
+	if yaml.Unmarshal(data, c) != nil || c.check() != nil {
+		return nil, nil, strict
+	}
+	return c, strict, nil
+}
+
+// Load reads a registries.yaml. Unlike [LoadForNode]
 // it takes nothing that is wrong: unknown keys, addresses and patterns that can't be read,
 // half a client certificate; its errors say FILE:LINE where there is one.
 func Load(file string) (*Config, error) {

@@ -121,6 +121,38 @@ func TestLoadRefuses(t *testing.T) {
 	}
 }
 
+// TestLoadForNode: a key that is not known is passed over and named; what else is wrong is
+// an error all the same.
+func TestLoadForNode(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "registries.yaml")
+	if c, ignored, err := LoadForNode(file); err != nil || ignored != nil || len(c.Mirrors) != 0 {
+		t.Errorf("no file: %v, %v", ignored, err)
+	}
+	for text, says := range map[string]string{
+		"mirrors:\n  a: {endpoint: [\"https://b\"]}\n":               "",
+		"auths: {}\nmirrors:\n  a: {endpoint: [\"https://b\"]}\n":    "registries.yaml:1: unknown key \"auths\"",
+		"auths: {}\nmirrors:\n  a: {endpoint: [\"ftp://b\"]}\n":      "error: registries.yaml:1: unknown key \"auths\"",
+		"mirrors:\n  a: {endpoint: [\"ftp://b\"]}\n":                 "error: ftp:// is not spoken",
+		"mirrors:\n  a: {endpoint: [\"https://b\"]}\nconfigs: [a]\n": "error: registries.yaml:3: cannot unmarshal",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, ignored, err := LoadForNode(file)
+		got := ignored
+		want, fails := strings.CutPrefix(says, "error: ")
+		if fails {
+			got = err
+		}
+		if fails != (err != nil) || (got == nil) != (want == "") || got != nil && !strings.Contains(got.Error(), want) {
+			t.Errorf("%q: %v, %v", text, ignored, err)
+		}
+		if err == nil && len(c.Mirrors["a"].Endpoints) != 1 {
+			t.Errorf("%q: %+v", text, c.Mirrors)
+		}
+	}
+}
+
 // server is a registry without TLS, and what it is asked for.
 func server(t *testing.T, around func(w http.ResponseWriter, r *http.Request, next http.Handler)) string {
 	t.Helper()

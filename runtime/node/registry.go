@@ -2,122 +2,81 @@ package node
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"net/http"
+	"os"
+	"path/filepath"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
-	"github.com/rancher/wharfie/pkg/registries"
 
-	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/runtime/config"
+	"github.com/rancher/rke2/runtime/pull"
 	"github.com/rancher/rke2/runtime/stage"
+	"github.com/rancher/rke2/runtime/timeline"
 )
 
-// fromRegistry pulls the runtime image through registries.yaml's mirrors. Its
-// signature is looked for beside it, where cosign puts it: tag sha256-<hex>.sig.
-func fromRegistry(ctx context.Context, c config.Config, policy trust.Policy, log *slog.Logger) (stage.Root, error) {
-	ref, err := c.Image(config.RoleRuntime)
-	if err != nil {
-		return stage.Root{}, err
-	}
-	wanted, ok := ref.(name.Tag)
-	if !ok {
-		return stage.Root{}, fmt.Errorf("pulling %s: a tag is needed", ref)
-	}
-	registry, err := registries.GetPrivateRegistries(c.PrivateRegistry)
-	if err != nil {
-		return stage.Root{}, fmt.Errorf("reading %s: %w", c.PrivateRegistry, err)
-	}
-	options := []remote.Option{
-		remote.WithContext(ctx),
-		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: goarch}),
-	}
-	log.Info("pulling the runtime image", "image", wanted.String())
-	image, err := registry.Image(wanted, options...)
-	if err != nil {
-		return stage.Root{}, fmt.Errorf("pulling %s: %w", wanted.String(), err)
-	}
-	digest, err := image.Digest()
-	if err != nil {
-		return stage.Root{}, fmt.Errorf("pulling %s: %w", wanted.String(), err)
-	}
-	signatures, err := registrySignatures(wanted, digest, func(ref name.Reference) (v1.Image, error) {
-		return registry.Image(ref, options...)
+// pulledPrefix names the folders of blobs that were pulled, or some of them: a run that is
+// cut short leaves its, and the next goes on with it.
+const pulledPrefix = ".pulled-"
+
+// fromRegistry pulls the runtime image through registries.yaml's mirrors, verifies and
+// stages it.
+func (b *bootstrap) fromRegistry(ctx context.Context) (stage.Root, error) {
+	client, err := pull.New(pull.Settings{
+		Registries: b.config.PrivateRegistry, Log: b.log,
+		Providers: b.config.CredentialProviders, ProviderBin: b.config.CredentialProviderBin,
 	})
 	if err != nil {
 		return stage.Root{}, err
 	}
-	admitted, err := policy.Admit(wanted, digest, signatures)
+	remote, err := b.findRemote(ctx, client)
 	if err != nil {
-		return stage.Root{}, fmt.Errorf("the runtime image %s is refused: %w", wanted.String(), err)
+		return stage.Root{}, err
 	}
-	manifest, err := image.Manifest()
+	image := stage.Image{
+		Release: b.config.Release.Version,
+		Proof:   stage.Proof{Signatures: remote.Signatures, Index: remote.Index},
+	}
+	if image.Admitted, err = remote.Admit(b.policy); err != nil {
+		return stage.Root{}, fmt.Errorf("the runtime image %s at %s is refused: %w", remote.Ref, remote.From, err)
+	}
+	timeline.Of(ctx).Mark(timeline.Verify)
+	data := filepath.Join(b.config.DataDir, "data")
+	dir := filepath.Join(data, pulledPrefix+remote.Desc.Digest.Hex[:12])
+	if err := remote.Fetch(ctx, dir); err != nil {
+		_ = os.Remove(dir)  // only if it is empty
+		_ = os.Remove(data) // only if nothing else was ever staged
+		return stage.Root{}, err
+	}
+	image.Layers = filesOf(dir, remote.Manifest)
+	root, err := b.stage(ctx, image, remote.From.String())
 	if err != nil {
-		return stage.Root{}, fmt.Errorf("pulling %s: %w", wanted.String(), err)
+		if errors.Is(err, stage.ErrTarget) {
+			return root, err // what was pulled is good for the next start
+		}
+		return root, errors.Join(fmt.Errorf("the runtime image %s at %s is refused: %w", remote.Ref, remote.From, err), os.RemoveAll(dir))
 	}
-	var layers []stage.Layer
-	for _, desc := range manifest.Layers {
-		layers = append(layers, blobLayer{desc: desc, open: func() (io.ReadCloser, error) {
-			layer, err := image.LayerByDigest(desc.Digest)
-			if err != nil {
-				return nil, err
-			}
-			return layer.Compressed() // verified by the client library
-		}})
-	}
-	root, err := stage.Runtime(ctx, c.DataDir, admitted, layers)
-	if err != nil {
-		return root, err
-	}
-	logStaged(root, admitted, log)
+	removeAll(filepath.Join(data, pulledPrefix+"*"))
 	return root, nil
 }
 
-// registrySignatures reads the signatures of an image; none is not an error
-// here, the policy decides.
-func registrySignatures(image name.Tag, digest v1.Hash, get func(name.Reference) (v1.Image, error)) ([]trust.Signature, error) {
-	ref := image.Context().Tag(digest.Algorithm + "-" + digest.Hex + ".sig")
-	signed, err := get(ref)
-	var status *transport.Error
-	if errors.As(err, &status) && status.StatusCode == http.StatusNotFound {
-		return nil, nil
-	}
+// findRemote asks for the image: by the digest that the release pins it to, if it does,
+// and then by its tag, so that another image under that tag is told for what it is.
+func (b *bootstrap) findRemote(ctx context.Context, client *pull.Client) (*pull.Remote, error) {
+	ref, err := b.config.Image(config.RoleRuntime)
 	if err != nil {
-		return nil, fmt.Errorf("pulling the signature %s: %w", ref.Name(), err)
+		return nil, err
 	}
-	manifest, err := signed.Manifest()
-	if err != nil {
-		return nil, fmt.Errorf("pulling the signature %s: %w", ref.Name(), err)
+	if tag, ok := ref.(name.Tag); ok {
+		if pinned, ok := b.policy.Pinned(tag); ok {
+			remote, err := client.Find(ctx, tag.Context().Digest(pinned.Digest().String()))
+			if err == nil {
+				return remote.As(tag), nil
+			}
+			if ctx.Err() != nil {
+				return nil, err
+			}
+		}
 	}
-	var signatures []trust.Signature
-	for _, desc := range manifest.Layers {
-		raw, err := base64.StdEncoding.DecodeString(desc.Annotations["dev.cosignproject.cosign/signature"])
-		if err != nil || len(raw) == 0 || desc.Size > maxPayload {
-			continue
-		}
-		layer, err := signed.LayerByDigest(desc.Digest)
-		if err != nil {
-			return nil, fmt.Errorf("pulling the signature %s: %w", ref.Name(), err)
-		}
-		blob, err := layer.Compressed()
-		if err != nil {
-			return nil, fmt.Errorf("pulling the signature %s: %w", ref.Name(), err)
-		}
-		payload, err := io.ReadAll(blob)
-		if err := errors.Join(err, blob.Close()); err != nil {
-			return nil, fmt.Errorf("pulling the signature %s: %w", ref.Name(), err)
-		}
-		signatures = append(signatures, trust.Signature{Payload: payload, Raw: raw})
-	}
-	return signatures, nil
+	return client.Find(ctx, ref)
 }
-
-// maxPayload bounds a simple-signing payload; real ones are 300 bytes.
-const maxPayload = 64 << 10

@@ -4,242 +4,242 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 
-	"github.com/rancher/rke2/airgap"
 	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/runtime/config"
-	"github.com/rancher/rke2/runtime/durable"
 	"github.com/rancher/rke2/runtime/scan"
 	"github.com/rancher/rke2/runtime/stage"
 )
 
-// runtimeRoot finds, verifies and stages the runtime image: from a bundle, from
-// what an earlier start staged, or from a registry, in this order.
+// bootstrap gets one node its executables.
+type bootstrap struct {
+	config config.Config
+	policy trust.Policy
+	folder *scan.Folder
+	log    *slog.Logger
+	wanted []name.Reference // the runtime image's names, in the order in which they are looked for
+	faults []error          // why a bundle's image is not used
+}
+
+// runtimeRoot finds, verifies and stages the runtime image and switches to it. What an
+// earlier start staged and is unchanged is used as it is, if it is known to be the right
+// one; else the image comes from a bundle, from what was staged, from containerd's store
+// or from a registry, in this order. Whatever fails, what was staged before stays.
 func runtimeRoot(ctx context.Context, c config.Config, policy trust.Policy, folder *scan.Folder, log *slog.Logger) (stage.Root, error) {
-	wanted, err := c.Candidates(config.RoleRuntime)
-	if err != nil {
+	b := &bootstrap{config: c, policy: policy, folder: folder, log: log}
+	var err error
+	if b.wanted, err = c.Candidates(config.RoleRuntime); err != nil {
 		return stage.Root{}, err
 	}
-	found, err := folder.Find(wanted...)
+	root, err := b.find(ctx)
 	if err == nil {
-		log.Info("found the runtime image", "image", found.Ref.String(), "digest", found.Image.Desc.Digest.String(), "file", found.File.Path)
-		return fromBundle(ctx, c, policy, folder, found, log)
+		err = b.activate(root)
 	}
+	if err != nil {
+		return stage.Root{}, errors.Join(err, b.wayBack())
+	}
+	return root, nil
+}
+
+func (b *bootstrap) find(ctx context.Context) (stage.Root, error) {
+	drifted := b.staged()
+	for _, d := range drifted {
+		if d.whole != nil {
+			return *d.whole, nil
+		}
+	}
+	found, err := b.folder.FindAll(b.wanted...)
 	var missing *scan.NotFoundError
-	if !errors.As(err, &missing) {
+	if err != nil && !errors.As(err, &missing) {
 		return stage.Root{}, err
 	}
-	if root, ok, err := stagedBefore(c, policy, log); err != nil || ok {
-		return root, err
+	for _, f := range found {
+		b.log.Info("found the runtime image", "image", f.Ref.String(), "digest", f.Image.Desc.Digest.String(), "file", f.File.Path)
+		root, err := b.fromBundle(ctx, f)
+		if err == nil {
+			return root, nil
+		}
+		if ctx.Err() != nil || errors.Is(err, stage.ErrTarget) {
+			return stage.Root{}, err // another bundle would not help
+		}
+		b.log.Error("a bundle's runtime image is not used", "file", f.File.Path, "error", err)
+		b.faults = append(b.faults, err)
 	}
-	if c.Offline {
-		return stage.Root{}, fmt.Errorf("%w\n  offline is set: no registry is asked", missing)
+	// Nothing that came with a bundle: what containerd has of an image that was staged.
+	for _, d := range drifted {
+		root, err := b.fromStore(ctx, d.image)
+		if err == nil {
+			return root, nil
+		}
+		if ctx.Err() != nil || errors.Is(err, stage.ErrTarget) {
+			return stage.Root{}, err
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			b.faults = append(b.faults, err)
+		}
 	}
-	log.Warn(missing.Error())
-	root, err := fromRegistry(ctx, c, policy, log)
+	if len(found) > 0 {
+		return stage.Root{}, errors.Join(b.faults...)
+	}
+	if b.config.Offline {
+		return stage.Root{}, errors.Join(fmt.Errorf("%w\n  offline is set: no registry is asked", missing), errors.Join(b.faults...))
+	}
+	b.log.Warn(missing.Error())
+	root, err := b.fromRegistry(ctx)
 	if err != nil {
 		return root, fmt.Errorf("%w\nand pulling it failed: %w\n  on a host without a registry, set `offline: true` in /etc/rancher/rke2/config.yaml to be told at once", missing, err)
 	}
 	return root, nil
 }
 
-func fromBundle(ctx context.Context, c config.Config, policy trust.Policy, folder *scan.Folder, found scan.Found, log *slog.Logger) (stage.Root, error) {
-	archive := found.File.Archive
-	refuse := func(err error) error {
-		return fmt.Errorf("the runtime image in %s is refused: %w", found.File.Path, err)
+// known is an image that was staged before and is admitted again: whole, or drifted.
+type known struct {
+	image stage.Image // without layers
+	whole *stage.Root
+}
+
+// staged looks at what earlier starts staged: the root of the image that the release
+// pins, which needs no bundle to be known by; and those of the wanted name whose recorded
+// signatures the policy takes, where no bundle has that name any more. What has changed on
+// disk is told.
+func (b *bootstrap) staged() []known {
+	var out []known
+	for _, image := range b.remembered() {
+		root, err := stage.Existing(b.config.DataDir, image.Admitted)
+		var drift *stage.DriftError
+		switch {
+		case err == nil:
+			out = append(out, known{image, &root})
+		case errors.As(err, &drift):
+			for _, f := range drift.Files {
+				b.log.Warn("a file of the staged runtime has changed on disk", "dir", drift.Dir, "file", f.Path, "change", f.What)
+			}
+			out = append(out, known{image: image})
+		case !errors.Is(err, fs.ErrNotExist):
+			b.log.Warn("a staged runtime cannot be checked", "error", err)
+		}
 	}
-	if archive.Format() == airgap.FormatDockerArchive {
-		return stage.Root{}, refuse(errors.New("a legacy docker-archive has no digests or signatures: save it as an OCI archive"))
+	return out
+}
+
+func (b *bootstrap) remembered() []stage.Image {
+	var out []stage.Image
+	add := func(a trust.Admitted, proof stage.Proof) {
+		if !slices.ContainsFunc(out, func(o stage.Image) bool { return stage.Key(o.Admitted) == stage.Key(a) }) {
+			out = append(out, stage.Image{Admitted: a, Release: b.config.Release.Version, Proof: proof})
+		}
 	}
-	admitted, err := admit(policy, archive, under(found.Image, found.Ref))
+	_, notInBundles := b.folder.FindAll(b.wanted...)
+	// With verification off a bundle may hold something else than the release's.
+	if b.config.Verification != trust.ModeOff || notInBundles != nil {
+		for _, ref := range b.wanted {
+			if tag, ok := ref.(name.Tag); ok {
+				if a, ok := b.policy.Pinned(tag); ok {
+					add(a, stage.Proof{})
+				}
+			}
+		}
+	}
+	if notInBundles == nil || len(out) > 0 {
+		return out
+	}
+	all, err := stage.All(b.config.DataDir)
 	if err != nil {
-		return stage.Root{}, refuse(err)
+		b.log.Warn("what was staged before is not known", "error", err)
 	}
-	manifest, _, err := archive.Manifest(found.Image.Desc.Digest)
+	slices.SortStableFunc(all, func(x, y stage.Staged) int { // what is linked comes first
+		return strings.Compare(fmt.Sprint(!x.Linked), fmt.Sprint(!y.Linked))
+	})
+	for _, s := range all {
+		digest, err := v1.NewHash(s.Image)
+		if err != nil {
+			continue
+		}
+		for _, ref := range b.wanted {
+			if s.Name != ref.String() {
+				continue
+			}
+			if a, err := admitAs(b.policy, ref, digest, s.Proof); err == nil {
+				add(a, s.Proof)
+			} else {
+				b.log.Warn("a staged runtime is not used", "dir", s.Dir, "error", err)
+			}
+		}
+	}
+	return out
+}
+
+// admitAs asks a policy about an image under a name, by tag or digest.
+func admitAs(policy trust.Policy, ref name.Reference, digest v1.Hash, proof stage.Proof) (trust.Admitted, error) {
+	switch ref := ref.(type) {
+	case name.Tag:
+		return policy.AdmitOf(ref, digest, proof.Signatures, proof.Index)
+	case name.Digest:
+		return policy.AdmitDigest(ref, digest, proof.Signatures, proof.Index)
+	}
+	return trust.Admitted{}, fmt.Errorf("image reference %s: a tag or a digest is needed", ref)
+}
+
+// stage stages an image, and tells what was done.
+func (b *bootstrap) stage(ctx context.Context, image stage.Image, from string) (stage.Root, error) {
+	root, err := stage.Runtime(ctx, b.config.DataDir, image)
 	if err != nil {
-		return stage.Root{}, refuse(err)
+		return root, err
 	}
-	// Read the configuration too: its digest is part of what was signed.
-	if err := drain(archive.Blob(manifest.Config.Digest)); err != nil {
-		return stage.Root{}, refuse(err)
+	if root.Staged {
+		b.log.Info("staged the runtime", "dir", root.Dir, "from", from, "trusted because", image.By())
 	}
-	var layers []stage.Layer
-	shelf := shelf{folder: folder, archive: archive, store: contentStore(c.DataDir)}
-	for n, desc := range manifest.Layers {
-		what := fmt.Sprintf("layer %d of %d", n+1, len(manifest.Layers))
-		layers = append(layers, blobLayer{desc: desc, open: func() (io.ReadCloser, error) { return shelf.open(desc, what) }})
+	for _, f := range root.Repaired {
+		b.log.Warn("a file of the staged runtime was restored", "dir", root.Dir, "file", f.Path, "it", f.What, "from", from)
 	}
-	root, err := stage.Runtime(ctx, c.DataDir, admitted, layers)
-	var absent *absentError
-	switch {
-	case errors.As(err, &absent):
-		return root, fmt.Errorf("the runtime image in %s is not complete: %w", found.File.Path, absent)
-	case err != nil:
-		return root, refuse(err)
-	}
-	logStaged(root, admitted, log)
 	return root, nil
 }
 
-// under is an image with just one name.
-func under(image airgap.Image, ref name.Reference) airgap.Image {
-	image.Refs, image.Digests = nil, nil
-	switch ref := ref.(type) {
-	case name.Tag:
-		image.Refs = []name.Tag{ref}
-	case name.Digest:
-		image.Digests = []name.Digest{ref}
-	}
-	return image
-}
-
-func logStaged(root stage.Root, admitted trust.Admitted, log *slog.Logger) {
-	switch {
-	case len(root.Repaired) > 0:
-		log.Warn("the staged runtime had changed on disk and was staged again", "dir", root.Dir, "changed", root.Repaired)
-	case root.Staged:
-		log.Info("staged the runtime", "dir", root.Dir, "trusted because", admitted.By())
-	}
-}
-
-// stagedBefore uses the root of the release's runtime image if an earlier start
-// staged it, also after the bundle was removed. The digest comes from the
-// release, so nothing has to be read to know which root is meant.
-func stagedBefore(c config.Config, policy trust.Policy, log *slog.Logger) (stage.Root, bool, error) {
-	ref, err := c.Image(config.RoleRuntime)
-	if err != nil {
-		return stage.Root{}, false, err
-	}
-	wanted, _ := ref.(name.Tag) // nothing is pinned by digest
-	admitted, ok := policy.Pinned(wanted)
-	if !ok {
-		return stage.Root{}, false, nil
-	}
-	root, err := stage.Existing(c.DataDir, admitted)
-	var drift *stage.DriftError
-	switch {
-	case err == nil:
-		log.Info("no bundle has the runtime image; using what was staged before", "dir", root.Dir)
-		return root, true, nil
-	case errors.As(err, &drift):
-		log.Warn("the runtime that was staged before has changed on disk and is not used", "error", err)
-		return root, false, nil
-	case errors.Is(err, fs.ErrNotExist):
-		return root, false, nil
-	}
-	return root, false, err
-}
-
-func drain(r io.ReadCloser, err error) error {
+// activate switches <data-dir>/bin to the root.
+func (b *bootstrap) activate(root stage.Root) error {
+	was, err := stage.Activate(b.config.DataDir, root)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(io.Discard, r)
-	return errors.Join(err, r.Close())
-}
-
-// blobLayer is a layer in its compressed form; open verifies while it reads.
-type blobLayer struct {
-	desc v1.Descriptor
-	open func() (io.ReadCloser, error)
-}
-
-// maxWindow is the largest zstd window that is decoded: what the builder writes.
-const maxWindow = 32 << 20
-
-func (l blobLayer) Open(context.Context) (io.ReadCloser, error) {
-	blob, err := l.open()
-	if err != nil {
-		return nil, err
-	}
-	layer := &layerStream{blob: blob}
-	switch l.desc.MediaType {
-	case types.OCIUncompressedLayer, types.DockerUncompressedLayer:
-		layer.Reader = blob
-	case types.OCILayerZStd:
-		decoder, err := zstd.NewReader(blob, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
-		if err != nil {
-			return nil, errors.Join(err, blob.Close())
-		}
-		layer.Reader, layer.close = decoder, decoder.Close
-	case types.OCILayer, types.DockerLayer:
-		decoder, err := gzip.NewReader(blob)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("reading layer %s: %w", l.desc.Digest, err), blob.Close())
-		}
-		layer.Reader = decoder
+	link := filepath.Join(b.config.DataDir, "bin")
+	switch {
+	case was == root.Bin():
+	case was == "":
+		b.log.Info("linked the runtime", "link", link, "to", root.Bin())
+	case filepath.Dir(filepath.Dir(was)) == filepath.Dir(root.Dir):
+		b.log.Info("switched the runtime", "link", link, "to", root.Bin(), "was", was)
 	default:
-		return nil, errors.Join(fmt.Errorf("layer %s: unknown media type %q", l.desc.Digest, l.desc.MediaType), blob.Close())
-	}
-	return layer, nil
-}
-
-type layerStream struct {
-	io.Reader
-	blob   io.ReadCloser
-	close  func()
-	failed bool // Read has said what is wrong
-}
-
-// Read prefers the digest's verdict to the decompressor's: what a decoder makes
-// of damaged bytes helps nobody.
-func (s *layerStream) Read(p []byte) (int, error) {
-	n, err := s.Reader.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		s.failed = true
-		if _, verdict := io.Copy(io.Discard, s.blob); verdict != nil {
-			err = verdict
-		}
-	}
-	return n, err
-}
-
-// Close reads the blob to its end first: bytes after the compressed stream are
-// part of its digest.
-func (s *layerStream) Close() error {
-	var err error
-	if !s.failed {
-		_, err = io.Copy(io.Discard, s.blob)
-	}
-	if s.close != nil {
-		s.close()
-	}
-	return errors.Join(err, s.blob.Close())
-}
-
-// deliverCharts copies the staged charts to where the deploy controller looks.
-// Only servers have one, and what the user put there stays.
-func deliverCharts(root stage.Root, c config.Config) error {
-	if c.Role != config.Server {
-		return nil
-	}
-	entries, err := os.ReadDir(root.Charts())
-	if err != nil {
-		return fmt.Errorf("delivering charts: %w", err)
-	}
-	target := filepath.Join(c.DataDir, "server", "manifests")
-	if err := os.MkdirAll(target, 0o700); err != nil {
-		return fmt.Errorf("delivering charts: %w", err)
-	}
-	for _, entry := range entries {
-		raw, err := os.ReadFile(filepath.Join(root.Charts(), entry.Name()))
-		if err != nil {
-			return fmt.Errorf("delivering charts: %w", err)
-		}
-		if err := durable.WriteFile(filepath.Join(target, entry.Name()), raw, 0o600); err != nil {
-			return fmt.Errorf("delivering charts: %w", err)
-		}
+		b.log.Warn("the link to the runtime led elsewhere and was put right", "link", link, "to", root.Bin(), "was", was)
 	}
 	return nil
+}
+
+// wayBack says that the version which ran before is still there, if it is, and how it is
+// come back to; nil if nothing is linked.
+func (b *bootstrap) wayBack() error {
+	all, err := stage.All(b.config.DataDir)
+	if err != nil {
+		return nil // the first error says what is wrong with the folder
+	}
+	at := slices.IndexFunc(all, func(s stage.Staged) bool { return s.Linked })
+	if at < 0 {
+		return nil
+	}
+	s := all[at]
+	version := s.Release
+	if version == "" {
+		version = "the version of " + s.Name
+	}
+	if version == b.config.Release.Version {
+		return fmt.Errorf("  what is staged in %s is left as it was", s.Dir)
+	}
+	return fmt.Errorf("  the runtime of rke2 %s is still staged in %s, and nothing of it was changed: to go on with it, put the rke2 program of %s back and start that", version, s.Dir, version)
 }

@@ -24,18 +24,20 @@ func contentStore(dataDir string) string {
 // while they are read.
 type shelf struct {
 	folder  *scan.Folder
-	archive *airgap.Archive
-	store   string // contentStore
+	archive *airgap.Archive // nil if there is none
+	store   string          // contentStore
 }
 
 // open opens a layer; what says which it is.
 func (s shelf) open(desc v1.Descriptor, what string) (io.ReadCloser, error) {
-	has, err := s.archive.Has(desc.Digest)
-	if err != nil {
-		return nil, err
-	}
-	if has {
-		return s.archive.Blob(desc.Digest)
+	if s.archive != nil {
+		has, err := s.archive.Has(desc.Digest)
+		if err != nil {
+			return nil, err
+		}
+		if has {
+			return s.archive.Blob(desc.Digest)
+		}
 	}
 	other, unreadable := s.folder.Holder(desc.Digest)
 	if other != nil {
@@ -45,9 +47,11 @@ func (s shelf) open(desc v1.Descriptor, what string) (io.ReadCloser, error) {
 	if stored != nil || err != nil {
 		return stored, err
 	}
-	return nil, &absentError{
-		layer: desc, what: what, dir: s.folder.Dir, missing: s.folder.Missing(s.archive), unreadable: unreadable,
+	absent := &absentError{layer: desc, what: what, dir: s.folder.Dir, unreadable: unreadable}
+	if s.archive != nil {
+		absent.missing = s.folder.Missing(s.archive)
 	}
+	return nil, absent
 }
 
 // absentError says that a layer is nowhere, and what would bring it.

@@ -1,40 +1,50 @@
 // Package stage puts the contents of a runtime image where the node runs them:
 // <data-dir>/data/<tag>-<digest12>/{bin,charts}. A root appears whole or not at
-// all, and every file of it is checked again at each start.
+// all; every file of it is checked again at each start, and what has changed is
+// restored file by file. <data-dir>/bin is switched to a root last of all.
 package stage
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/runtime/durable"
 )
 
-const (
-	// listName is the file that records what was staged: JSON, see list.
-	listName = ".files.json"
-	// maxUnpacked bounds what a runtime image may unpack to. Layers are
-	// compressed, so their size says nothing.
-	maxUnpacked = 8 << 30
-)
+// maxUnpacked bounds what a runtime image may unpack to. Layers are
+// compressed, so their size says nothing.
+const maxUnpacked = 8 << 30
 
-// Layer is one verified layer of the runtime image, in the image's order.
+// Layer is one verified layer of the runtime image.
 type Layer interface {
 	// Open gives the layer's uncompressed tar stream. The bytes are verified
 	// while they are read: a digest that does not match is an error of Read.
 	Open(ctx context.Context) (io.ReadCloser, error)
+}
+
+// Image is a runtime image that was admitted, and where its bytes are.
+type Image struct {
+	trust.Admitted
+	Layers  []Layer // in the image's order
+	Release string  // the rke2 that it is of, for people; may be ""
+	Proof   Proof   // recorded with the root, see Staged
+}
+
+// Proof is what a policy needs to admit an image again when its bundle is gone.
+// It is evidence like any other: nothing is taken on its word.
+type Proof struct {
+	Signatures []trust.Signature `json:"signatures,omitempty"`
+	Index      trust.Index       `json:"index,omitzero"`
 }
 
 // Root is a staged runtime image whose files were checked.
@@ -42,8 +52,8 @@ type Root struct {
 	Dir string // absolute
 	// Staged is true when this call wrote the root, false when it was there.
 	Staged bool
-	// Repaired names files that had drifted and were written again.
-	Repaired []string
+	// Repaired are the files that had drifted and were put right.
+	Repaired []Drift
 }
 
 // Bin is the folder of the node's executables.
@@ -52,22 +62,14 @@ func (r Root) Bin() string { return filepath.Join(r.Dir, "bin") }
 // Charts is the folder of the charts' manifests.
 func (r Root) Charts() string { return filepath.Join(r.Dir, "charts") }
 
-// list is the record of a staged root: slash-separated path to what it holds.
-type list struct {
-	Image string                `json:"image"` // manifest digest
-	Files map[string]fileRecord `json:"files"`
-}
-
-type fileRecord struct {
-	SHA256 string      `json:"sha256"`
-	Size   int64       `json:"size"`
-	Mode   fs.FileMode `json:"mode"`
-}
-
 // Key is the folder name of a runtime image: changed bytes under one tag get a
-// folder of their own.
+// folder of their own. An image that is named by digest has no tag.
 func Key(image trust.Admitted) string {
-	return image.Ref().TagStr() + "-" + image.Digest().Hex[:12]
+	tag := image.Digest().Algorithm
+	if image.Ref() != (name.Tag{}) {
+		tag = image.Ref().TagStr()
+	}
+	return tag + "-" + image.Digest().Hex[:12]
 }
 
 // Existing opens the root of an image that was staged before, without the
@@ -83,7 +85,7 @@ func Existing(dataDir string, image trust.Admitted) (Root, error) {
 		return Root{}, err
 	}
 	if recorded.Image != image.Digest().String() {
-		return Root{}, &DriftError{Dir: root.Dir, Files: []string{listName}}
+		return Root{}, &DriftError{Dir: root.Dir, Files: []Drift{{Path: listName, What: "is of another image", fix: fixList}}}
 	}
 	drifted, err := recorded.check(root.Dir)
 	if err != nil {
@@ -95,90 +97,112 @@ func Existing(dataDir string, image trust.Admitted) (Root, error) {
 	return root, nil
 }
 
-// DriftError names files of a staged root that are not what was staged.
-type DriftError struct {
-	Dir   string
-	Files []string
-}
-
-func (e *DriftError) Error() string {
-	return fmt.Sprintf("staged runtime %s: changed since it was staged: %s", e.Dir, strings.Join(e.Files, ", "))
-}
-
 // Runtime makes sure that the image's /bin and /charts are staged below
-// dataDir, and that <data-dir>/bin links to them. What is there and unchanged
-// is not written again; a root that has drifted is replaced whole.
-func Runtime(ctx context.Context, dataDir string, image trust.Admitted, layers []Layer) (Root, error) {
-	root, err := Existing(dataDir, image)
+// dataDir. What is there and unchanged is not read again; of a root that has
+// drifted only the files that did are restored. Whatever fails, a root that was
+// there before is left as it was. What runs is changed by Activate alone.
+func Runtime(ctx context.Context, dataDir string, image Image) (Root, error) {
+	root, err := Existing(dataDir, image.Admitted)
+	if err == nil {
+		return root, nil
+	}
+	if !image.Valid() {
+		return Root{}, err
+	}
+	root = Root{Dir: filepath.Join(dataDir, "data", Key(image.Admitted))}
 	var drift *DriftError
 	switch {
-	case err == nil:
-		return root, link(dataDir, root)
-	case errors.As(err, &drift):
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.As(err, &drift) && drift.isFolder():
+		if root.Repaired, err = repair(ctx, root.Dir, image, drift.Files); err != nil {
+			return Root{}, fmt.Errorf("restoring %s from %s: %w", root.Dir, image.Name(), err)
+		}
+		return root, nil
+	case drift != nil, errors.Is(err, fs.ErrNotExist):
 	default:
 		return Root{}, err
 	}
-	root = Root{Dir: filepath.Join(dataDir, "data", Key(image)), Staged: true}
-	if drift != nil {
-		root.Repaired = drift.Files
+	root.Staged = true
+	if err := write(ctx, root.Dir, image); err != nil {
+		return Root{}, fmt.Errorf("staging %s in %s: %w", image.Name(), root.Dir, err)
 	}
-	if err := write(ctx, root.Dir, image, layers); err != nil {
-		return Root{}, fmt.Errorf("staging %s in %s: %w", image.Ref(), root.Dir, err)
-	}
-	return root, link(dataDir, root)
+	return root, nil
 }
 
 // write unpacks the layers to a temporary sibling of dir and renames it.
-func write(ctx context.Context, dir string, image trust.Admitted, layers []Layer) (err error) {
-	parent := filepath.Dir(dir)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return err
+func write(ctx context.Context, dir string, image Image) error {
+	return inTemporary(filepath.Dir(dir), func(temporary string) error {
+		record, err := unpack(ctx, temporary, image)
+		if err != nil {
+			return err
+		}
+		if err := writeList(temporary, record); err != nil {
+			return target(err)
+		}
+		for _, sub := range append([]string{"."}, folders[:]...) {
+			if err := durable.SyncDir(filepath.Join(temporary, sub)); err != nil {
+				return target(err)
+			}
+		}
+		if err := replace(temporary, dir); err != nil {
+			return target(err)
+		}
+		return target(durable.SyncDir(filepath.Dir(dir)))
+	})
+}
+
+// unpack writes all of an image's files below root, which is an empty folder.
+func unpack(ctx context.Context, root string, image Image) (list, error) {
+	record := list{Image: image.Digest().String(), Name: image.Name(), Release: image.Release, Proof: image.Proof, Files: map[string]fileRecord{}}
+	x := extractor{root: root, left: maxUnpacked, files: record.Files}
+	if err := x.makeFolders(); err != nil {
+		return record, err
+	}
+	for n := range image.Layers {
+		if err := x.layer(ctx, n, image.Layers[n]); err != nil {
+			return record, err
+		}
+	}
+	if !slices.ContainsFunc(keys(record.Files), func(p string) bool { return strings.HasPrefix(p, "bin/") }) {
+		return record, errors.New("the image has no files in /bin: it is not a runtime image")
+	}
+	return record, nil
+}
+
+const unfinishedPrefix = ".staging-"
+
+// inTemporary does f in a new folder below parent, which is gone afterwards if
+// f did not rename it.
+func inTemporary(parent string, f func(temporary string) error) (err error) {
+	made, err := mkdirAll(parent)
+	if err != nil {
+		return target(err)
 	}
 	removeUnfinished(parent)
 	temporary, err := os.MkdirTemp(parent, unfinishedPrefix)
 	if err != nil {
-		return err
+		return target(err)
 	}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(temporary))
+		if removed := os.RemoveAll(temporary); err == nil {
+			err = removed
+		}
+		if err != nil && made {
 			_ = os.Remove(parent) // only if nothing else was ever staged
 		}
 	}()
 	if err := os.Chmod(temporary, 0o755); err != nil {
-		return err
+		return target(err)
 	}
-	record := list{Image: image.Digest().String(), Files: map[string]fileRecord{}}
-	x := extractor{root: temporary, left: maxUnpacked, files: record.Files}
-	for _, sub := range []string{"bin", "charts"} {
-		if err := os.Mkdir(filepath.Join(temporary, sub), 0o755); err != nil {
-			return err
-		}
-	}
-	for _, layer := range layers {
-		if err := x.layer(ctx, layer); err != nil {
-			return err
-		}
-	}
-	if !slices.ContainsFunc(keys(record.Files), func(p string) bool { return strings.HasPrefix(p, "bin/") }) {
-		return errors.New("the image has no files in /bin: it is not a runtime image")
-	}
-	if err := writeList(temporary, record); err != nil {
-		return err
-	}
-	for _, sub := range []string{"bin", "charts", "."} {
-		if err := durable.SyncDir(filepath.Join(temporary, sub)); err != nil {
-			return err
-		}
-	}
-	if err := replaceDir(temporary, dir); err != nil {
-		return err
-	}
-	return durable.SyncDir(parent)
+	return f(temporary)
 }
 
-const unfinishedPrefix = ".staging-"
+// mkdirAll tells whether the folder was not there before.
+func mkdirAll(dir string) (made bool, err error) {
+	if _, err := os.Stat(dir); err == nil {
+		return false, nil
+	}
+	return true, os.MkdirAll(dir, 0o755)
+}
 
 // removeUnfinished clears what a killed run left behind. Only one rke2 runs in
 // a data folder at a time, so nobody is writing there.
@@ -189,152 +213,16 @@ func removeUnfinished(parent string) {
 	}
 }
 
-// replaceDir renames src to dst. A dst that exists is moved aside first: files
-// of it may be running, and stay readable to who has them open.
-func replaceDir(src, dst string) error {
-	if err := os.Rename(src, dst); err == nil {
-		return nil
-	} else if !errors.Is(err, fs.ErrExist) && !isNotEmpty(err) {
-		return err
-	}
-	aside := filepath.Join(filepath.Dir(dst), unfinishedPrefix+"old-"+filepath.Base(dst))
-	if err := os.RemoveAll(aside); err != nil {
-		return err
-	}
-	if err := os.Rename(dst, aside); err != nil {
-		return err
-	}
-	if err := os.Rename(src, dst); err != nil {
-		return errors.Join(err, os.Rename(aside, dst))
-	}
-	return os.RemoveAll(aside)
-}
-
-// link points <data-dir>/bin at the root's bin, atomically.
-func link(dataDir string, root Root) error {
-	name := filepath.Join(dataDir, "bin")
-	if target, err := os.Readlink(name); err == nil && target == root.Bin() {
-		return nil
-	}
-	temporary := filepath.Join(dataDir, ".bin.new")
-	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("linking %s: %w", name, err)
-	}
-	if err := os.Symlink(root.Bin(), temporary); err != nil {
-		return fmt.Errorf("linking %s: %w", name, err)
-	}
-	if err := os.Rename(temporary, name); err != nil {
-		return fmt.Errorf("linking %s: %w (if it is a folder, move it away)", name, errors.Join(err, os.Remove(temporary)))
-	}
-	return durable.SyncDir(dataDir)
-}
-
-// staged matches the folders that Key names: v<version>-<12 hex digits>.
-var staged = regexp.MustCompile(`^.+-[0-9a-f]{12}$`)
-
-// Prune removes the staged roots of other versions, except those that keep
-// says are in use (a running shim was started from there). It returns the
-// folders that it removed.
-func Prune(dataDir string, current Root, keep func(dir string) bool) ([]string, error) {
-	parent := filepath.Dir(current.Dir)
-	entries, err := os.ReadDir(parent)
-	if err != nil {
-		return nil, fmt.Errorf("removing old staged runtimes: %w", err)
-	}
-	var removed []string
-	for _, entry := range entries {
-		dir := filepath.Join(parent, entry.Name())
-		if dir == current.Dir || !entry.IsDir() || !staged.MatchString(entry.Name()) || keep(dir) {
-			continue
+// replace renames the folder src to dst. A dst that is no folder, such as a
+// symbolic link, is moved aside first.
+func replace(src, dst string) error {
+	if info, err := os.Lstat(dst); err == nil && !info.IsDir() {
+		if err := os.Rename(dst, filepath.Join(src, asideName)); err != nil {
+			return err
 		}
-		if _, err := os.Stat(filepath.Join(dir, listName)); err != nil {
-			continue // not made by this package
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			return removed, fmt.Errorf("removing old staged runtime: %w", err)
-		}
-		removed = append(removed, dir)
+		defer func() { _ = os.Remove(filepath.Join(dst, asideName)) }() // else the next start reports it
 	}
-	return removed, nil
+	return os.Rename(src, dst)
 }
 
-func readList(dir string) (list, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, listName))
-	if err != nil {
-		return list{}, fmt.Errorf("reading what was staged: %w", err)
-	}
-	var l list
-	if err := json.Unmarshal(raw, &l); err != nil {
-		return list{}, &DriftError{Dir: dir, Files: []string{listName}}
-	}
-	return l, nil
-}
-
-func writeList(dir string, l list) error {
-	raw, err := json.MarshalIndent(l, "", " ")
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(filepath.Join(dir, listName), raw, 0o644)
-}
-
-// check hashes every recorded file and names those that differ, are missing,
-// or are in a folder of the root without being recorded.
-func (l list) check(dir string) ([]string, error) {
-	var drifted []string
-	for _, path := range keys(l.Files) {
-		record := l.Files[path]
-		same, err := record.matches(filepath.Join(dir, filepath.FromSlash(path)))
-		if err != nil {
-			return nil, fmt.Errorf("checking the staged runtime: %w", err)
-		}
-		if !same {
-			drifted = append(drifted, path)
-		}
-	}
-	for _, sub := range []string{"bin", "charts"} {
-		entries, err := os.ReadDir(filepath.Join(dir, sub))
-		if err != nil {
-			drifted = append(drifted, sub)
-			continue
-		}
-		for _, entry := range entries {
-			if path := sub + "/" + entry.Name(); l.Files[path].SHA256 == "" {
-				drifted = append(drifted, path)
-			}
-		}
-	}
-	return drifted, nil
-}
-
-func (r fileRecord) matches(path string) (bool, error) {
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if !info.Mode().IsRegular() || info.Size() != r.Size || info.Mode().Perm() != r.Mode {
-		return false, nil
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return false, err
-	}
-	defer file.Close()
-	hash := sha256.New()
-	if _, err := io.Copy(hash, file); err != nil {
-		return false, err
-	}
-	return hex.EncodeToString(hash.Sum(nil)) == r.SHA256, nil
-}
-
-func keys(files map[string]fileRecord) []string {
-	paths := make([]string, 0, len(files))
-	for path := range files {
-		paths = append(paths, path)
-	}
-	slices.Sort(paths)
-	return paths
-}
+const asideName = ".aside"

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/rancher/rke2/airgap"
@@ -102,17 +103,31 @@ func tree(t *testing.T, dir string) []string {
 	return paths
 }
 
-func TestRuntime(t *testing.T) {
-	dir := t.TempDir()
-	image := admitted(t, "a")
-	layers := []Layer{
-		layer{entries: []entry{{name: "bin/", kind: tar.TypeDir}, {name: "bin/kubelet", content: "one", mode: 0o777}, {name: "etc/passwd", content: "no"}}},
-		layer{entries: []entry{{name: "./bin/aux/socat", content: "two", mode: 0o4755}, {name: "/charts/a.yaml", content: "three", mode: 0o644}, {name: "bin/kubelet", content: "newer"}}},
-	}
-	root, err := Runtime(t.Context(), dir, image, layers)
+// image is what is staged in these tests.
+func image(t *testing.T, digit string, layers ...Layer) Image {
+	t.Helper()
+	return Image{Admitted: admitted(t, digit), Layers: layers, Release: "v1.35.4+rke2r1"}
+}
+
+// stage stages an image and switches to it.
+func stage(t *testing.T, dir string, image Image) Root {
+	t.Helper()
+	root, err := Runtime(t.Context(), dir, image)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := Activate(dir, root); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+func TestRuntime(t *testing.T) {
+	dir := t.TempDir()
+	root := stage(t, dir, image(t, "a",
+		layer{entries: []entry{{name: "bin/", kind: tar.TypeDir}, {name: "bin/kubelet", content: "one", mode: 0o777}, {name: "etc/passwd", content: "no"}}},
+		layer{entries: []entry{{name: "./bin/aux/socat", content: "two", mode: 0o4755}, {name: "/charts/a.yaml", content: "three", mode: 0o644}, {name: "bin/kubelet", content: "newer"}}},
+	))
 	if !root.Staged || root.Dir != filepath.Join(dir, "data", "v1.35.4-rke2r1-aaaaaaaaaaaa") {
 		t.Errorf("staged %v in %s", root.Staged, root.Dir)
 	}
@@ -132,64 +147,33 @@ func TestRuntime(t *testing.T) {
 	if info, _ := os.Stat(filepath.Join(root.Bin(), "socat")); info.Mode() != 0o755 {
 		t.Errorf("socat has mode %v: set-id bits must go", info.Mode())
 	}
+	all, err := All(dir)
+	if err != nil || len(all) != 1 || !all[0].Linked || all[0].Release != "v1.35.4+rke2r1" || all[0].Name != "docker.io/rancher/rke2-runtime:v1.35.4-rke2r1" || all[0].Dir != root.Dir {
+		t.Errorf("staged: %+v, %v", all, err)
+	}
+}
+
+func TestKeyOfADigest(t *testing.T) {
+	ref, err := name.NewDigest("example.com/own/runtime@sha256:" + strings.Repeat("a", 64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := trust.Policy{Mode: trust.ModeOff}.AdmitDigest(ref, v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("a", 64)}, nil, trust.Index{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := Key(a); got != "sha256-aaaaaaaaaaaa" {
+		t.Errorf("key %s", got)
+	}
 }
 
 func TestRuntimeIsNotStagedTwice(t *testing.T) {
-	dir, image, opened := t.TempDir(), admitted(t, "a"), 0
-	layers := []Layer{layer{entries: []entry{{name: "bin/kubelet", content: "x"}}, opened: &opened}}
+	dir, opened := t.TempDir(), 0
 	for range 3 {
-		if _, err := Runtime(t.Context(), dir, image, layers); err != nil {
-			t.Fatal(err)
-		}
+		stage(t, dir, image(t, "a", layer{entries: []entry{{name: "bin/kubelet", content: "x"}}, opened: &opened}))
 	}
 	if opened != 1 {
 		t.Errorf("the layer was read %d times", opened)
-	}
-}
-
-func TestRuntimeRepairsDrift(t *testing.T) {
-	drifts := map[string]func(dir string) error{
-		"content": func(dir string) error { return os.WriteFile(dir+"/bin/kubelet", []byte("evil"), 0o755) },
-		"same size": func(dir string) error {
-			return os.WriteFile(dir+"/bin/kubelet", []byte("y"), 0o755)
-		},
-		"mode":     func(dir string) error { return os.Chmod(dir+"/bin/kubelet", 0o700) },
-		"gone":     func(dir string) error { return os.Remove(dir + "/bin/kubelet") },
-		"extra":    func(dir string) error { return os.WriteFile(dir+"/bin/extra", nil, 0o755) },
-		"no list":  func(dir string) error { return os.Remove(dir + "/.files.json") },
-		"bad list": func(dir string) error { return os.WriteFile(dir+"/.files.json", []byte("{"), 0o644) },
-		"link": func(dir string) error {
-			_ = os.Remove(dir + "/bin/kubelet")
-			return os.Symlink("/bin/true", dir+"/bin/kubelet")
-		},
-		"no folder": func(dir string) error { return os.RemoveAll(dir + "/bin") },
-	}
-	for name, drift := range drifts {
-		t.Run(name, func(t *testing.T) {
-			dir, image := t.TempDir(), admitted(t, "a")
-			layers := []Layer{layer{entries: []entry{{name: "bin/kubelet", content: "x"}}}}
-			root, err := Runtime(t.Context(), dir, image, layers)
-			if err != nil {
-				t.Fatal(err)
-			}
-			before := tree(t, dir)
-			if err := drift(root.Dir); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := Existing(dir, image); err == nil {
-				t.Fatal("the drift was not noticed")
-			}
-			root, err = Runtime(t.Context(), dir, image, layers)
-			if err != nil || !root.Staged {
-				t.Fatalf("staged again: %v, %v", root.Staged, err)
-			}
-			if got, _ := os.ReadFile(filepath.Join(dir, "bin", "kubelet")); string(got) != "x" {
-				t.Errorf("kubelet is %q", got)
-			}
-			if after := tree(t, dir); !slices.Equal(before, after) {
-				t.Errorf("left behind: %q, was %q", after, before)
-			}
-		})
 	}
 }
 
@@ -210,7 +194,7 @@ func TestRuntimeRefuses(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			_, err := Runtime(t.Context(), dir, admitted(t, "a"), []Layer{c.layer})
+			_, err := Runtime(t.Context(), dir, image(t, "a", c.layer))
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("got %v, want %q in it", err, c.want)
 			}
@@ -222,7 +206,7 @@ func TestRuntimeRefuses(t *testing.T) {
 }
 
 func TestRuntimeNeedsAdmission(t *testing.T) {
-	if _, err := Runtime(t.Context(), t.TempDir(), trust.Admitted{}, nil); err == nil {
+	if _, err := Runtime(t.Context(), t.TempDir(), Image{}); err == nil {
 		t.Error("an image that nobody admitted was staged")
 	}
 }
@@ -233,7 +217,7 @@ func TestUnfinishedStagingIsRemoved(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(left, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Runtime(t.Context(), dir, admitted(t, "a"), []Layer{layer{entries: []entry{{name: "bin/k", content: "x"}}}}); err != nil {
+	if _, err := Runtime(t.Context(), dir, image(t, "a", layer{entries: []entry{{name: "bin/k", content: "x"}}})); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
@@ -243,14 +227,9 @@ func TestUnfinishedStagingIsRemoved(t *testing.T) {
 
 func TestPrune(t *testing.T) {
 	dir := t.TempDir()
-	layers := []Layer{layer{entries: []entry{{name: "bin/k", content: "x"}}}}
 	var roots []Root
 	for _, digit := range []string{"a", "b", "c"} {
-		root, err := Runtime(t.Context(), dir, admitted(t, digit), layers)
-		if err != nil {
-			t.Fatal(err)
-		}
-		roots = append(roots, root)
+		roots = append(roots, stage(t, dir, image(t, digit, layer{entries: []entry{{name: "bin/k", content: "x"}}})))
 	}
 	foreign := filepath.Join(dir, "data", "keep-000000000000")
 	if err := os.MkdirAll(foreign, 0o755); err != nil {
