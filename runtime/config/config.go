@@ -14,6 +14,8 @@ import (
 	"github.com/rancher/rke2/airgap"
 	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/images"
+	"github.com/rancher/rke2/runtime/cis"
+	"github.com/rancher/rke2/runtime/pod"
 )
 
 // Role says what a node runs.
@@ -55,6 +57,12 @@ type Config struct {
 	ImageOverrides        map[string]string // image role to reference, where the operator names another image
 	ExtraEnv              map[string][]string
 	ExtraMounts           map[string][]string
+	Requests, Limits      map[string]pod.Resources // by component, over what this product asks for
+	Probes                map[string]pod.Timings   // by component
+	Profile               string                   // of package cis: "cis", "etcd" or ""
+	SELinux               bool                     // containerd labels containers
+	AuditPolicyFile       string                   // of the API server; "" for no audit log
+	PodSecurityFile       string                   // of the API server's admission; "" for Kubernetes' own defaults
 	Release               images.Release
 }
 
@@ -67,6 +75,13 @@ func (c Config) Check() error {
 	case trust.ModeSystem, trust.ModeAll, trust.ModeOff:
 	default:
 		return fmt.Errorf("image-verification %q: must be one of system, all, off", c.Verification)
+	}
+	switch {
+	case c.Profile == "" || c.Profile == cis.CIS || c.Profile == cis.Etcd:
+	case strings.HasPrefix(c.Profile, "cis-"):
+		return fmt.Errorf("profile %q: the benchmark's versions are not told apart any more: set `profile: cis`", c.Profile)
+	default:
+		return fmt.Errorf("profile %q: must be one of cis, etcd", c.Profile)
 	}
 	if c.CNI != "none" {
 		return fmt.Errorf("cni %q: this release packages no network charts; set `cni: none` and install a CNI plugin in /opt/cni/bin and /etc/cni/net.d", c.CNI)

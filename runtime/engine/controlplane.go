@@ -48,11 +48,18 @@ func (e *Executor) APIServer(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := e.policyFiles(); err != nil {
+		return err
+	}
+	e.hardenCluster(ctx)
+	// The API server listens on every address, so also on this one where the
+	// cluster has IPv6 only.
 	health := &pod.Probe{Scheme: "HTTPS", Host: "127.0.0.1", Port: apiPort, Path: "/livez"}
+	ready := &pod.Probe{Scheme: "HTTPS", Host: "127.0.0.1", Port: apiPort, Path: "/readyz"}
 	e.start(ctx, e.etcdReady, pod.Component{
 		Name: "kube-apiserver", Command: "kube-apiserver", Args: args,
-		CPU: "250m", Memory: "1Gi",
-		Startup: health, Liveness: health,
+		Requests: pod.Resources{"cpu": "250m", "memory": "1Gi"},
+		Startup:  health, Liveness: health, Readiness: ready,
 		Mounts: append(caFolders(),
 			pod.Mount{Path: filepath.Join(server, "tls")},
 			pod.Mount{Path: filepath.Join(server, "cred")},
@@ -65,11 +72,11 @@ func (e *Executor) APIServer(ctx context.Context, args []string) error {
 // ControllerManager runs kube-controller-manager once the API is up.
 func (e *Executor) ControllerManager(ctx context.Context, args []string) error {
 	server := e.serverDir()
-	health := &pod.Probe{Scheme: "HTTPS", Host: "127.0.0.1", Port: 10257, Path: "/healthz"}
+	health := &pod.Probe{Scheme: "HTTPS", Host: boundTo(args), Port: 10257, Path: "/healthz"}
 	e.start(ctx, e.apiServerReady, pod.Component{
 		Name: "kube-controller-manager", Command: "kube-controller-manager", Args: args,
-		CPU: "200m", Memory: "256Mi",
-		Startup: health, Liveness: health,
+		Requests: pod.Resources{"cpu": "200m", "memory": "256Mi"},
+		Startup:  health, Liveness: health, Readiness: health,
 		Mounts: append(caFolders(),
 			pod.Mount{Path: filepath.Join(server, "tls")},
 			pod.Mount{Path: filepath.Join(server, "cred")}),
@@ -81,11 +88,11 @@ func (e *Executor) ControllerManager(ctx context.Context, args []string) error {
 // node: it schedules when there is one.
 func (e *Executor) Scheduler(ctx context.Context, _ <-chan struct{}, args []string) error {
 	server := e.serverDir()
-	health := &pod.Probe{Scheme: "HTTPS", Host: "127.0.0.1", Port: 10259, Path: "/healthz"}
+	health := &pod.Probe{Scheme: "HTTPS", Host: boundTo(args), Port: 10259, Path: "/healthz"}
 	e.start(ctx, e.apiServerReady, pod.Component{
 		Name: "kube-scheduler", Command: "kube-scheduler", Args: args,
-		CPU: "100m", Memory: "128Mi",
-		Startup: health, Liveness: health,
+		Requests: pod.Resources{"cpu": "100m", "memory": "128Mi"},
+		Startup:  health, Liveness: health, Readiness: health,
 		Mounts: []pod.Mount{
 			{Path: filepath.Join(server, "tls")},
 			{Path: filepath.Join(server, "cred")},
@@ -133,12 +140,17 @@ func (e *Executor) etcdPod(ctx context.Context, args *executor.ETCDConfig, extra
 	if err != nil {
 		return fmt.Errorf("configuring etcd: %w", err)
 	}
-	health := &pod.Probe{Scheme: "HTTP", Host: "127.0.0.1", Port: 2381, Path: "/health?serializable=true"}
+	user, group, err := e.etcdOwns(args)
+	if err != nil {
+		return err
+	}
+	health := &pod.Probe{Scheme: "HTTP", Host: firstHost(args.ListenMetricsURLs), Port: 2381, Path: "/health?serializable=true"}
 	e.start(ctx, nil, pod.Component{
 		Name: "etcd", Command: "etcd", Args: []string{"--config-file=" + file},
-		CPU: "200m", Memory: "512Mi",
-		Startup: health, Liveness: health,
+		Requests: pod.Resources{"cpu": "200m", "memory": "512Mi"},
+		Startup:  health, Liveness: health, Readiness: health,
 		Annotations: map[string]string{initialOptions: string(initial)},
+		User:        user, Group: group,
 		Mounts: []pod.Mount{
 			{Path: args.DataDir, Writable: true},
 			{Path: filepath.Join(e.serverDir(), "tls", "etcd")},
@@ -197,6 +209,9 @@ func (e *Executor) startNow(ctx context.Context, needs <-chan struct{}, c pod.Co
 	}
 	c.Image = e.content.Pinned(image.String())
 	c.Env = e.config.ExtraEnv[c.Name]
+	c.Requests = c.Requests.Over(e.config.Requests[c.Name])
+	c.Limits = e.config.Limits[c.Name]
+	c.Timings = e.config.Probes[c.Name]
 	for _, extra := range e.config.ExtraMounts[c.Name] {
 		m, err := pod.ParseMount(extra)
 		if err != nil {

@@ -37,7 +37,10 @@ var release = images.Release{
 func TestParse(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "config.yaml")
-	write(t, file, "offline: true\ncni: none\ntoken: from-file\nnode-label:\n- a=b\nkube-apiserver-arg: [v=2]\ndata-dir: "+dir+"\n")
+	write(t, file, "offline: true\ncni: none\ntoken: from-file\nnode-label:\n- a=b\nkube-apiserver-arg: [v=2, audit-log-maxage=7]\ndata-dir: "+dir+"\n"+
+		"etcd-expose-metrics: yes\nnode-taint: 010\nflannel-backend: none\nkube-proxy-arg: v=1\nnode-lable: x\n"+
+		"control-plane-resource-requests: etcd-memory=1Gi\ncontrol-plane-probe-configuration: [etcd-startup-failure-threshold=90]\n"+
+		"profile: cis\npod-security-admission-config-file: /x/pss.yaml\nnode-ip: [192.0.2.1, '2001:db8::1']\ncloud-provider-name: external\nkubelet-arg: v=3\n")
 	write(t, filepath.Join(dir, "config.yaml.d", "10-more.yaml"), "node-label+: [c=d]\nwrite-kubeconfig-mode: \"0640\"\n")
 	t.Setenv("RKE2_NODE_NAME", "from-env")
 	t.Setenv("RKE2_TOKEN", "from-env")
@@ -59,10 +62,22 @@ func TestParse(t *testing.T) {
 		{"node-name (environment)", cmds.AgentConfig.NodeName, "from-env"},
 		{"kubeconfig mode (drop-in)", cmds.ServerConfig.KubeConfigMode, "0640"},
 		{"node-label (file and drop-in)", strings.Join(cmds.AgentConfig.Labels.Value(), " "), "a=b c=d"},
-		{"kube-apiserver-arg (file)", strings.Join(cmds.ServerConfig.ExtraAPIArgs.Value(), " "), "v=2"},
 		{"extra mount", strings.Join(c.ExtraMounts["etcd"], " "), "/a:/b:ro"},
 		{"image of helm jobs (release)", cmds.ServerConfig.HelmJobImage, "docker.io/rancher/klipper-helm:v2"},
 		{"supervisor port", cmds.ServerConfig.SupervisorPort, 9345},
+		{"octal mode without quotes is as it is written", cmds.AgentConfig.Taints.Value()[0], "010"},
+		{"YAML's other word for true", cmds.ServerConfig.EtcdExposeMetrics, true},
+		{"resource requests", string(c.Requests["etcd"]["memory"]), "1Gi"},
+		{"probes", c.Probes["etcd"]["startup"].Failures, int32(90)},
+		{"profile", c.Profile, "cis"},
+		{"the profile protects the kernel's defaults", cmds.AgentConfig.ProtectKernelDefaults, true},
+		{"the profile's audit policy, and the operator's own maxage", strings.Join(cmds.ServerConfig.ExtraAPIArgs.Value(), " "),
+			"v=2 audit-log-maxage=7 audit-policy-file=/etc/rancher/rke2/audit-policy.yaml audit-log-path=" + dir + "/server/logs/audit.log" +
+				" audit-log-maxbackup=10 audit-log-maxsize=100 admission-control-config-file=/x/pss.yaml"},
+		{"several addresses of a node, which the engine keeps from the kubelet", strings.Join(cmds.AgentConfig.ExtraKubeletArgs.Value(), " "),
+			"node-ip=192.0.2.1,2001:db8::1 cloud-provider=external v=3"},
+		{"warnings", strings.Join(inv.Warnings, "\n"), file + ":11: kube-proxy-arg has no effect: " + noProxy + "\n" +
+			file + `:12: unknown option "node-lable": did you mean node-label? (it is not used)`},
 	}
 	for _, check := range checks {
 		if check.got != check.want {
@@ -80,10 +95,21 @@ func TestParse(t *testing.T) {
 		"must be one of":             {"--config=" + file, "--image-verification=maybe"},
 		"packages no network charts": {"--config=" + file, "--cni=canal"},
 		"unexpected argument":        {"--config=" + file, "stray"},
-		"not-an-option":              {"--config=" + file, "--not-an-option=1"},
+		"unknown option --not-an-option: `rke2 server --help`": {"--config=" + file, "--not-an-option=1"},
+		"unknown option --offlien: did you mean --offline?":    {"--config=" + file, "--offlien"},
+		"--docker is not an option here":                       {"--config=" + file, "--docker=true"},
+		"set `profile: cis`":                                   {"--config=" + file, "--profile=cis-1.23"},
+		"must be one of none, external":                        {"--config=" + file, "--cloud-provider-name=aws"},
+		"the file is not there":                                {"--config=" + file + ".absent"},
 	} {
 		if _, err := Parse(config.Server, args, release); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q in it", args, err, want)
+		}
+	}
+	for _, c := range refusedConfigs {
+		write(t, file, c.content)
+		if _, err := Parse(config.Server, []string{"--config=" + file}, release); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%q: got %v, want %q in it", c.content, err, c.says)
 		}
 	}
 	write(t, file, "offline: [\n")
@@ -103,7 +129,7 @@ func TestFlags(t *testing.T) {
 			if f.Usage == "" {
 				t.Errorf("%s: --%s has no description", role, f.Name)
 			}
-			if slices.Contains(dropped, f.Name) {
+			if _, gone := former[f.Name]; gone && !f.Hidden {
 				t.Errorf("%s: --%s is not supported but offered", role, f.Name)
 			}
 		}

@@ -20,18 +20,8 @@ type Flag struct {
 	Bool      bool // takes no value
 	Multi     bool // may be repeated
 	Hidden    bool
-}
-
-// dropped are K3s's options that have no meaning in this product: its embedded
-// network, its other runtimes, and the ports that are part of the contract.
-var dropped = []string{
-	"advertise-port", "apiserver-bind-address", "apiserver-port", "container-runtime-endpoint",
-	"default-local-storage-path", "disable-agent", "disable-cloud-controller", "disable-kube-proxy",
-	"disable-network-policy", "docker", "flannel-backend", "flannel-cni-conf", "flannel-conf",
-	"flannel-external-ip", "flannel-iface", "flannel-ipv6-masq", "https-listen-port",
-	"image-service-endpoint", "kine-tls", "kube-cloud-controller-arg", "kube-cloud-controller-manager-arg",
-	"kube-controller-arg", "kube-proxy-arg", "prefer-bundled-bin", "rootless", "servicelb-namespace",
-	"supervisor-port", "vpn-auth", "vpn-auth-file",
+	Values    []string // what may be given, where that is an enumeration
+	Folder    bool     // the value is a folder's path
 }
 
 // own are the values of this product's options.
@@ -44,6 +34,11 @@ type own struct {
 	registry     string // agents have no system-default-registry in K3s
 	extraEnv     map[string]*cli.StringSlice
 	extraMounts  map[string]*cli.StringSlice
+
+	profile, auditPolicy, podSecurity string
+	requests, limits, probes          cli.StringSlice
+	cloudProvider                     string
+	logFormat                         string
 }
 
 // imageRoles maps an option's stem to the role of the image that it overrides.
@@ -94,6 +89,22 @@ func (o *own) flags(role config.Role) []cli.Flag {
 			Usage: "(networking) Network plugin to deploy; this release packages none: 'none' leaves /opt/cni/bin and /etc/cni/net.d to you",
 		},
 	}
+	list = append(list,
+		&cli.StringFlag{
+			Name: "profile", EnvVars: []string{"RKE2_CIS_PROFILE"}, Destination: &o.profile,
+			Usage: "(security) Harden the node and check that the host is prepared: 'cis' (the CIS benchmark) or 'etcd' (only run etcd as the user etcd)",
+		},
+		&cli.StringFlag{
+			Name: "cloud-provider-name", EnvVars: []string{"RKE2_CLOUD_PROVIDER_NAME"}, Destination: &o.cloudProvider, Value: "none",
+			Usage: "(agent/node) Cloud provider: 'none', or 'external' if you deploy a cloud controller manager: nodes then wait for it",
+		},
+		&cli.StringFlag{
+			Name: "log-format", EnvVars: []string{"RKE2_LOG_FORMAT"}, Destination: &o.logFormat, Value: "text",
+			Usage: "(logging) Format of the node's own log: 'text' or 'json'",
+		})
+	if role == config.Server {
+		list = append(list, o.serverFlags()...)
+	}
 	if role == config.Agent {
 		list = append(list, &cli.StringFlag{
 			Name: "system-default-registry", EnvVars: []string{"RKE2_SYSTEM_DEFAULT_REGISTRY"}, Destination: &o.registry,
@@ -125,6 +136,48 @@ func (o *own) flags(role config.Role) []cli.Flag {
 	return list
 }
 
+// serverFlags are those about the control plane's pods.
+func (o *own) serverFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{
+			Name: "audit-policy-file", EnvVars: []string{"RKE2_AUDIT_POLICY_FILE"}, Destination: &o.auditPolicy,
+			Usage: "(security) Audit policy of kube-apiserver, which then writes <data-dir>/server/logs/audit.log",
+		},
+		&cli.StringFlag{
+			Name: "pod-security-admission-config-file", EnvVars: []string{"RKE2_POD_SECURITY_ADMISSION_CONFIG_FILE"}, Destination: &o.podSecurity,
+			Usage: "(security) AdmissionConfiguration with the Pod Security Standards that namespaces are held to",
+		},
+		&cli.StringSliceFlag{
+			Name: "control-plane-resource-requests", EnvVars: []string{"RKE2_CONTROL_PLANE_RESOURCE_REQUESTS"}, Destination: &o.requests,
+			Usage: "(components) Resources set aside for the control plane's pods: COMPONENT-cpu=QUANTITY or COMPONENT-memory=QUANTITY",
+		},
+		&cli.StringSliceFlag{
+			Name: "control-plane-resource-limits", EnvVars: []string{"RKE2_CONTROL_PLANE_RESOURCE_LIMITS"}, Destination: &o.limits,
+			Usage: "(components) Resources that the control plane's pods may use at most, in the same form",
+		},
+		&cli.StringSliceFlag{
+			Name: "control-plane-probe-configuration", EnvVars: []string{"RKE2_CONTROL_PLANE_PROBE_CONFIGURATION"}, Destination: &o.probes,
+			Usage: "(components) Timing of the control plane's probes: COMPONENT-startup-failure-threshold=NUMBER and the like (startup, liveness, readiness; initial-delay-seconds, period-seconds, timeout-seconds, failure-threshold)",
+		},
+	}
+}
+
+// values are the options that take one of a few words, for completion and errors.
+var values = map[string][]string{
+	"image-verification":          {"system", "all", "off"},
+	"profile":                     {"cis", "etcd"},
+	"cloud-provider-name":         {"none", "external"},
+	"cni":                         {"none"},
+	"log-format":                  {"text", "json"},
+	"egress-selector-mode":        {"agent", "cluster", "pod", "disabled"},
+	"secrets-encryption-provider": {"aescbc", "secretbox"},
+	"snapshotter":                 {"overlayfs", "native", "fuse-overlayfs", "stargz"},
+	"etcd-s3-bucket-lookup-type":  {"auto", "dns", "path"},
+}
+
+// folders are the options whose value is a folder.
+var folders = []string{"data-dir", "trust-dir", "etcd-snapshot-dir", "image-credential-provider-bin-dir"}
+
 func envName(option string) string {
 	return "RKE2_" + strings.ToUpper(strings.ReplaceAll(option, "-", "_"))
 }
@@ -137,18 +190,20 @@ func (o *own) roleFlags(role config.Role) []cli.Flag {
 	}
 	var list []cli.Flag
 	for _, f := range theirs {
-		if !slices.Contains(dropped, f.Names()[0]) {
+		if _, gone := former[f.Names()[0]]; !gone {
 			list = append(list, f)
 		}
 	}
 	return append(list, o.flags(role)...)
 }
 
-// Flags lists the options of a role: K3s's that apply here, then ours.
+// Flags lists the options of a role: K3s's that apply here, then ours, then, hidden,
+// those that Parse refuses with a word on what replaced them.
 func Flags(role config.Role) []Flag {
 	var out []Flag
 	for _, f := range newOwn().roleFlags(role) {
 		d := Flag{Name: f.Names()[0]}
+		d.Values, d.Folder = values[d.Name], slices.Contains(folders, d.Name)
 		for _, alias := range f.Names() {
 			if len(alias) == 1 {
 				d.Shorthand = alias
@@ -180,5 +235,5 @@ func Flags(role config.Role) []Flag {
 		}
 		out = append(out, d)
 	}
-	return out
+	return append(out, formerFlags(role)...)
 }

@@ -1,27 +1,33 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/k3s-io/k3s/pkg/cli/cmds"
-	"github.com/k3s-io/k3s/pkg/configfilearg"
 	"github.com/k3s-io/k3s/pkg/version"
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
 	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/images"
+	"github.com/rancher/rke2/runtime/cis"
 	"github.com/rancher/rke2/runtime/config"
+	"github.com/rancher/rke2/runtime/pod"
 )
 
 // Invocation is one parsed command line of `rke2 server` or `rke2 agent`.
 type Invocation struct {
 	Config config.Config
-	cli    *cli.Context
+	// Warnings are what the log should say of the configuration.
+	Warnings []string
+	cli      *cli.Context
 }
 
 // Ports and addresses that are part of the contract with operators.
@@ -45,9 +51,9 @@ func Parse(role config.Role, args []string, release images.Release) (*Invocation
 
 	own := newOwn()
 	flags := own.roleFlags(role)
-	merged, err := configParser(role, flags).Parse(append([]string{"rke2", string(role)}, args...))
+	merged, warnings, err := merge(role, flags, args)
 	if err != nil {
-		return nil, fmt.Errorf("reading the configuration file: %w", err)
+		return nil, err
 	}
 	// The engine knows this one only as an item of --disable.
 	merged = append(merged, "--disable=servicelb")
@@ -75,23 +81,77 @@ func Parse(role config.Role, args []string, release images.Release) (*Invocation
 	if role == config.Server {
 		cmds.ServerConfig.ExtraEtcdArgs = *cli.NewStringSlice(append(slices.Clone(temporaryEtcd), cmds.ServerConfig.ExtraEtcdArgs.Value()...)...)
 	}
-	inv := &Invocation{cli: parsed}
+	inv := &Invocation{cli: parsed, Warnings: warnings}
 	inv.Config, err = settings(role, own, release)
 	if err != nil {
 		return nil, err
 	}
 	engineDefaults(inv.Config)
+	own.engineSettings()
 	return inv, nil
 }
 
-func configParser(role config.Role, flags []cli.Flag) *configfilearg.Parser {
-	return &configfilearg.Parser{
-		After:         []string{string(role)},
-		ConfigFlags:   []string{"--config", "-c"},
-		EnvName:       "RKE2_CONFIG_FILE",
-		DefaultConfig: "/etc/rancher/rke2/config.yaml",
-		ValidFlags:    map[string][]cli.Flag{string(role): flags},
+// merge puts the configuration file before the arguments, so that these win, and
+// judges options that this product does not follow.
+func merge(role config.Role, flags []cli.Flag, args []string) (merged, warnings []string, err error) {
+	words := newVocabulary(flags)
+	for _, other := range []config.Role{config.Server, config.Agent} {
+		if other != role {
+			words.elsewhere = newVocabulary(newOwn().roleFlags(other)).options
+		}
 	}
+	path, named := configFile(args)
+	fromFile, warnings, err := readConfig(path, named, words)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the configuration file: %w", err)
+	}
+	merged = append([]string{"rke2", string(role)}, fromFile...)
+	for _, arg := range args {
+		name, value, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		o, is := former[name]
+		_, known := words.options[name]
+		switch {
+		case !is && !known && strings.HasPrefix(arg, "-"):
+			return nil, nil, Unknown(role, name)
+		case !is:
+			merged = append(merged, arg)
+			continue
+		}
+		warning, err := o.check(name, value)
+		if err != nil {
+			return nil, nil, fmt.Errorf("--%w", err)
+		}
+		if warning != "" {
+			warnings = append(warnings, "--"+warning)
+		}
+	}
+	more, err := words.environment(os.Environ())
+	return merged, append(warnings, more...), err
+}
+
+// Unknown is the error for an option of the command line that there is not.
+func Unknown(role config.Role, name string) error {
+	options := newVocabulary(newOwn().roleFlags(role)).options
+	if meant := nearest(name, slices.Sorted(maps.Keys(options))); meant != "" {
+		return fmt.Errorf("unknown option --%s: did you mean --%s?", name, meant)
+	}
+	return fmt.Errorf("unknown option --%s: `rke2 %s --help` lists them", name, role)
+}
+
+func newVocabulary(flags []cli.Flag) vocabulary {
+	words := vocabulary{options: map[string]bool{}, lists: map[string]bool{}, variables: map[string]bool{}}
+	for _, f := range flags {
+		for _, name := range f.Names() {
+			_, words.options[name] = f.(*cli.BoolFlag)
+			_, words.lists[name] = f.(*cli.StringSliceFlag)
+		}
+		if doc, ok := f.(cli.DocGenerationFlag); ok {
+			for _, variable := range doc.GetEnvVars() {
+				words.variables[variable] = true
+			}
+		}
+	}
+	return words
 }
 
 // settings are this product's own view of the parsed options.
@@ -125,6 +185,10 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		Snapshotter:           cmds.AgentConfig.Snapshotter,
 		SystemDefaultRegistry: registry,
 		AirgapExtraRegistries: cmds.AgentConfig.AirgapExtraRegistry.Value(),
+		Profile:               own.profile,
+		SELinux:               cmds.AgentConfig.EnableSELinux,
+		AuditPolicyFile:       own.auditPolicy,
+		PodSecurityFile:       own.podSecurity,
 		ImageOverrides:        map[string]string{},
 		ExtraEnv:              map[string][]string{},
 		ExtraMounts:           map[string][]string{},
@@ -153,7 +217,35 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		c.ExtraEnv[name] = own.extraEnv[name].Value()
 		c.ExtraMounts[name] = own.extraMounts[name].Value()
 	}
+	if err := own.tune(&c); err != nil {
+		return c, err
+	}
 	return c, c.Check()
+}
+
+// tune takes the options apart that hold several values.
+func (o *own) tune(c *config.Config) (err error) {
+	if c.Profile == cis.CIS && c.Role == config.Server {
+		c.AuditPolicyFile = cmp.Or(c.AuditPolicyFile, cis.AuditPolicyFile)
+		c.PodSecurityFile = cmp.Or(c.PodSecurityFile, cis.PodSecurityFile)
+	}
+	if c.Requests, err = pod.ParseResources("control-plane-resource-requests", o.requests.Value()); err != nil {
+		return err
+	}
+	if c.Limits, err = pod.ParseResources("control-plane-resource-limits", o.limits.Value()); err != nil {
+		return err
+	}
+	if c.Probes, err = pod.ParseTimings("control-plane-probe-configuration", o.probes.Value()); err != nil {
+		return err
+	}
+	for _, option := range []struct{ name, value string }{
+		{"cloud-provider-name", o.cloudProvider}, {"log-format", o.logFormat},
+	} {
+		if !slices.Contains(values[option.name], option.value) {
+			return fmt.Errorf("%s %q: must be one of %s", option.name, option.value, strings.Join(values[option.name], ", "))
+		}
+	}
+	return nil
 }
 
 // engineDefaults sets the engine's globals to what this product is: etcd as
@@ -185,6 +277,32 @@ func engineDefaults(c config.Config) {
 	if c.Debug {
 		logrus.SetLevel(logrus.DebugLevel)
 	}
+	harden(c)
+}
+
+// engineSettings hands the engine what it has no option for.
+func (o *own) engineSettings() {
+	a := &cmds.AgentConfig
+	a.ExtraKubeletArgs = *cli.NewStringSlice(o.kubeletArgs(a.ExtraKubeletArgs.Value(), a.NodeIP.Value())...)
+	if o.logFormat == "json" {
+		logrus.SetFormatter(&logrus.JSONFormatter{})
+	}
+}
+
+// kubeletArgs are the operator's, after what the engine leaves out where it runs no
+// cloud controller manager: several addresses of a node, and that somebody else runs one.
+func (o *own) kubeletArgs(theirs []string, addresses []string) []string {
+	var ours []string
+	if ips := strings.Split(strings.Join(addresses, ","), ","); len(ips) > 1 {
+		ours = append(ours, "node-ip="+strings.Join(ips, ","))
+	}
+	if o.cloudProvider == "external" {
+		ours = append(ours, "cloud-provider=external")
+	}
+	return slices.Concat(slices.DeleteFunc(ours, func(arg string) bool {
+		name, _, _ := strings.Cut(arg, "=")
+		return slices.ContainsFunc(theirs, func(t string) bool { return strings.HasPrefix(strings.TrimPrefix(t, "--"), name+"=") })
+	}), theirs)
 }
 
 // InitLogging applies --log and, as PID 1, reaping: both start this program

@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/yaml"
@@ -42,11 +41,14 @@ type Component struct {
 	Args    []string // its arguments
 	Env     []string // NAME=VALUE
 	Mounts  []Mount
-	CPU     string // request, a Kubernetes quantity
-	Memory  string // request
-	// The probes are nil where there is nothing to ask.
-	Startup  *Probe
-	Liveness *Probe
+	// Requests are what is set aside for it, Limits what it may use at most.
+	Requests, Limits Resources
+	// The probes are nil where there is nothing to ask. Readiness is asked only if
+	// Timings say how.
+	Startup, Liveness, Readiness *Probe
+	Timings                      Timings
+	// User and Group are whom it runs as; nil: root.
+	User, Group *int64
 	// Annotations are put on the Pod as they are.
 	Annotations map[string]string
 	// InputsDigest stands for the contents of the files that the component
@@ -74,7 +76,7 @@ func Manifest(c Component) ([]byte, error) {
 	if c.Name == "" || c.Image == "" || c.Command == "" {
 		return nil, fmt.Errorf("static pod %q: needs a name, an image and a command", c.Name)
 	}
-	requests, err := requests(c)
+	resources, err := amounts(c)
 	if err != nil {
 		return nil, err
 	}
@@ -116,14 +118,17 @@ func Manifest(c Component) ([]byte, error) {
 				Command:         []string{c.Command},
 				Args:            c.Args,
 				Env:             env,
-				Resources:       corev1.ResourceRequirements{Requests: requests},
+				Resources:       resources,
 				VolumeMounts:    mounts,
 				SecurityContext: &corev1.SecurityContext{
 					ReadOnlyRootFilesystem:   ptr(true),
 					AllowPrivilegeEscalation: ptr(false),
+					RunAsUser:                c.User,
+					RunAsGroup:               c.Group,
 				},
-				StartupProbe:  startupProbe(c.Startup),
-				LivenessProbe: probe(c.Liveness, 8),
+				StartupProbe:   timed(startupProbe(c.Startup), c.Timings["startup"]),
+				LivenessProbe:  timed(probe(c.Liveness, 8), c.Timings["liveness"]),
+				ReadinessProbe: readinessProbe(c),
 			}},
 		},
 	}
@@ -132,21 +137,6 @@ func Manifest(c Component) ([]byte, error) {
 		return nil, fmt.Errorf("static pod %s: %w", c.Name, err)
 	}
 	return raw, nil
-}
-
-func requests(c Component) (corev1.ResourceList, error) {
-	list := corev1.ResourceList{}
-	for name, value := range map[corev1.ResourceName]string{corev1.ResourceCPU: c.CPU, corev1.ResourceMemory: c.Memory} {
-		if value == "" {
-			continue
-		}
-		quantity, err := resource.ParseQuantity(value)
-		if err != nil {
-			return nil, fmt.Errorf("static pod %s: %s request %q: %w", c.Name, name, value, err)
-		}
-		list[name] = quantity
-	}
-	return list, nil
 }
 
 func environment(c Component) ([]corev1.EnvVar, error) {
@@ -205,6 +195,14 @@ func startupProbe(p *Probe) *corev1.Probe {
 		built.PeriodSeconds = startupPeriod
 	}
 	return built
+}
+
+func readinessProbe(c Component) *corev1.Probe {
+	timing, asked := c.Timings["readiness"]
+	if !asked {
+		return nil
+	}
+	return timed(probe(c.Readiness, 3), timing)
 }
 
 // MountsFor lists what has to be mounted so that a component finds the files

@@ -19,8 +19,7 @@ func sample() Component {
 		Args:         []string{"--secure-port=6443", "--tls-cert-file=/data/server/tls/a.crt"},
 		Env:          []string{"GODEBUG=x=1"},
 		Mounts:       []Mount{{Path: "/data/server/tls"}, {Path: "/etc/x.yaml", File: true}},
-		CPU:          "250m",
-		Memory:       "1Gi",
+		Requests:     Resources{"cpu": "250m", "memory": "1Gi"},
 		Startup:      &Probe{Scheme: "HTTPS", Host: "127.0.0.1", Port: 6443, Path: "/livez"},
 		Liveness:     &Probe{Scheme: "HTTPS", Host: "127.0.0.1", Port: 6443, Path: "/livez"},
 		InputsDigest: "abc",
@@ -61,7 +60,8 @@ func TestManifestRefuses(t *testing.T) {
 	for name, change := range map[string]func(*Component){
 		"no image":      func(c *Component) { c.Image = "" },
 		"no command":    func(c *Component) { c.Command = "" },
-		"bad quantity":  func(c *Component) { c.CPU = "lots" },
+		"bad quantity":  func(c *Component) { c.Requests = Resources{"cpu": "lots"} },
+		"bad limit":     func(c *Component) { c.Limits = Resources{"memory": "2 cups"} },
 		"bad variables": func(c *Component) { c.Env = []string{"NOEQUALS"} },
 	} {
 		t.Run(name, func(t *testing.T) {
