@@ -13,9 +13,9 @@ import (
 	"github.com/k3s-io/k3s/pkg/agent/templates"
 	daemonconfig "github.com/k3s-io/k3s/pkg/daemons/config"
 	"github.com/pelletier/go-toml/v2"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/rancher/rke2/runtime/durable"
+	"github.com/rancher/rke2/runtime/timeline"
 )
 
 // Containerd starts containerd, whose exit ends the node, and imports images
@@ -55,10 +55,14 @@ func (e *Executor) Containerd(ctx context.Context, node *daemonconfig.Node) erro
 	if err := e.awaitCRI(ctx, node.Containerd.Address, exited); err != nil {
 		return err
 	}
-	if err := e.removeDeadStaticSandboxes(ctx, node.Containerd.Address); err != nil {
-		// The kubelet gets there too, only later.
-		e.log.Warn("could not remove the sandboxes of static pods that died with the host", "error", err)
+	if err := e.clearForReset(ctx, node.Containerd.Address); err != nil {
+		return err
 	}
+	if err := e.clearAfterReboot(ctx, node.Containerd.Address); err != nil {
+		// The kubelet gets there too, only later.
+		e.log.Warn("could not clear away the static pods that died with the host", "error", err)
+	}
+	e.content.Timeline().Mark(timeline.Containerd)
 	close(e.criReady)
 	e.goWith(ctx, func(ctx context.Context) {
 		if err := e.content.Import(ctx, node.Containerd.Address, e.images.set); err != nil && ctx.Err() == nil {
@@ -93,40 +97,6 @@ func (e *Executor) awaitCRI(ctx context.Context, address string, exited <-chan s
 		case <-time.After(poll):
 		}
 	}
-}
-
-// removeDeadStaticSandboxes removes the sandboxes of static pods that are not
-// running. After a reboot all of them are dead, and the kubelet would spend
-// most of a minute on ending each before it starts its successor.
-func (e *Executor) removeDeadStaticSandboxes(ctx context.Context, address string) error {
-	conn, err := cri.Connection(ctx, address)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	client := runtimeapi.NewRuntimeServiceClient(conn)
-	dead, err := client.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
-		State: &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_NOTREADY},
-	}})
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, sandbox := range dead.Items {
-		if sandbox.Annotations["kubernetes.io/config.source"] != "file" {
-			continue
-		}
-		if _, err := client.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: sandbox.Id}); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if _, err := client.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: sandbox.Id}); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		e.log.Info("removed the dead sandbox of a static pod", "pod", sandbox.Metadata.GetName())
-	}
-	return errors.Join(errs...)
 }
 
 // criRuntime is the plugin whose settings restrictOOMScore changes, by version

@@ -19,6 +19,7 @@ import (
 
 	"github.com/rancher/rke2/runtime/durable"
 	"github.com/rancher/rke2/runtime/pod"
+	"github.com/rancher/rke2/runtime/timeline"
 )
 
 // initialOptions is the annotation that keeps what etcd was first started
@@ -114,6 +115,7 @@ func (e *Executor) ETCD(ctx context.Context, _ *sync.WaitGroup, args *executor.E
 		for {
 			err := test(ctx, true)
 			if err == nil {
+				e.content.Timeline().Mark(timeline.Etcd)
 				close(e.etcdReady)
 				return
 			}

@@ -22,6 +22,7 @@ import (
 	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/runtime/durable"
 	"github.com/rancher/rke2/runtime/host"
+	"github.com/rancher/rke2/runtime/timeline"
 )
 
 // Content is what the node got ready before the engine starts.
@@ -35,6 +36,8 @@ type Content interface {
 	// Pinned is the immutable form (name@digest) of a reference whose digest
 	// is known from the release, else the reference itself.
 	Pinned(reference string) string
+	// Timeline takes the marks of this start; it may be nil.
+	Timeline() *timeline.Line
 }
 
 // Executor runs what the engine asks for on this node: containerd and the
@@ -131,17 +134,24 @@ func (e *Executor) Bootstrap(ctx context.Context, node *daemonconfig.Node, _ cmd
 	return e.removeForeignPods()
 }
 
+// runs tells which components of the control plane this node runs.
+func (e *Executor) runs() map[string]bool {
+	if e.config.Role != config.Server {
+		return nil
+	}
+	s := cmds.ServerConfig
+	return map[string]bool{
+		"etcd":                    !s.DisableETCD && s.DatastoreEndpoint == "",
+		"kube-apiserver":          !s.DisableAPIServer,
+		"kube-controller-manager": !s.DisableControllerManager,
+		"kube-scheduler":          !s.DisableScheduler,
+	}
+}
+
 // removeForeignPods takes away static pods of components that this node does
 // not run (any more), so that a server turned agent stops serving.
 func (e *Executor) removeForeignPods() error {
-	run := map[string]bool{}
-	if e.config.Role == config.Server {
-		s := cmds.ServerConfig
-		run["etcd"] = !s.DisableETCD && s.DatastoreEndpoint == ""
-		run["kube-apiserver"] = !s.DisableAPIServer
-		run["kube-controller-manager"] = !s.DisableControllerManager
-		run["kube-scheduler"] = !s.DisableScheduler
-	}
+	run := e.runs()
 	for _, name := range components {
 		if run[name] {
 			continue
@@ -169,6 +179,7 @@ func (e *Executor) Kubelet(ctx context.Context, args []string) error {
 		log:     e.log,
 	}
 	e.goWith(ctx, kubelet.keep)
+	e.reportStart(ctx, time.Now())
 	return nil
 }
 

@@ -15,6 +15,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/rancher/rke2/runtime/timeline"
 )
 
 // waitAPIServer gives a channel that closes when the API server that the
@@ -32,6 +34,7 @@ func (e *Executor) waitAPIServer(ctx context.Context, kubeconfig string) <-chan 
 		for {
 			_, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
 			if err == nil {
+				e.content.Timeline().Mark(timeline.API)
 				close(ready)
 				return
 			}

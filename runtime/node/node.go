@@ -22,6 +22,7 @@ import (
 	"github.com/rancher/rke2/runtime/host"
 	"github.com/rancher/rke2/runtime/scan"
 	"github.com/rancher/rke2/runtime/stage"
+	"github.com/rancher/rke2/runtime/timeline"
 )
 
 // Prepare does everything that comes before the engine: it fails with a clear
@@ -49,7 +50,8 @@ func prepare(ctx context.Context, c config.Config, log *slog.Logger, check check
 	if c.Release.Development {
 		log.Warn("this is a development build: it trusts a key that was made for one build, not a release key")
 	}
-	started := time.Now()
+	line := newTimeline(c)
+	ctx = timeline.With(ctx, line)
 	folder, err := scan.Open(c.ImagesDir())
 	if err != nil {
 		return nil, facts, err
@@ -63,14 +65,16 @@ func prepare(ctx context.Context, c config.Config, log *slog.Logger, check check
 		// Containerd may have what is missing, of images that it got before.
 		log.Warn("a bundle is not complete", "file", missing.File, "missing", missing.Error())
 	}
+	line.Mark(timeline.Scan)
 	if err := check(c, policy, folder, log); err != nil {
 		return nil, facts, errors.Join(err, folder.Close())
 	}
-	content := &Content{config: c, policy: policy, folder: folder, log: log}
+	content := &Content{config: c, policy: policy, folder: folder, log: log, line: line}
 	if content.root, err = runtimeRoot(ctx, c, policy, folder, log); err != nil {
 		return nil, facts, errors.Join(err, folder.Close())
 	}
-	log.Info("the runtime is ready", "bin", content.Bin(), "seconds", time.Since(started).Seconds())
+	line.Mark(timeline.Stage)
+	log.Info("the runtime is ready", "bin", content.Bin(), "seconds", time.Since(line.Started()).Seconds())
 	if err := deliverCharts(content.root, c); err != nil {
 		return nil, facts, errors.Join(err, folder.Close())
 	}
@@ -116,12 +120,18 @@ func newPolicy(c config.Config) (trust.Policy, error) {
 	return policy, nil
 }
 
+// Timeline is the timeline of this start.
+func (c *Content) Timeline() *timeline.Line { return c.line }
+
+// taskState is where containerd keeps a folder for each container that has a shim. It
+// is gone after a reboot.
+const taskState = "/run/k3s/containerd/io.containerd.runtime.v2.task"
+
 // shimsRunFrom tells whether a containerd shim was started from a staged root:
 // it must stay on disk for the shim's containers to be managed.
 func shimsRunFrom(dir string) bool {
-	const state = "/run/k3s/containerd/io.containerd.runtime.v2.task"
 	found := false
-	_ = filepath.WalkDir(state, func(path string, entry fs.DirEntry, err error) error {
+	_ = filepath.WalkDir(taskState, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || found {
 			return fs.SkipAll
 		}
