@@ -58,8 +58,8 @@ func (i *Importer) dockerArchive(ctx context.Context, archive *airgap.Archive) (
 		result.Present = len(archive.Images())
 		return result, nil
 	}
-	if free, err := Free(i.Blobs); err == nil && free < archive.Size()+Reserve {
-		return result, &SpaceError{Dir: i.Blobs, Need: archive.Size() + Reserve, Free: free}
+	if err := i.roomFor(archive.Size()); err != nil {
+		return result, err
 	}
 	open, err := tarfile.GetOpener(archive.Path())
 	if err != nil {

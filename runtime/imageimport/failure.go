@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
-
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 )
 
 // Failure is one image that could not be imported, and why.
@@ -58,7 +58,11 @@ type SpaceError struct {
 }
 
 func (e *SpaceError) Error() string {
-	s := fmt.Sprintf("the disk of %s is full: %d MB are free", e.Dir, e.Free/1e6)
+	where := e.Dir
+	if where == "" {
+		where = "containerd"
+	}
+	s := fmt.Sprintf("the disk of %s is full: %d MB are free", where, e.Free/1e6)
 	if e.Need > 0 {
 		s += fmt.Sprintf(" and more than %d MB are needed", e.Need/1e6)
 	}
@@ -76,27 +80,37 @@ const Reserve = 64 << 20
 
 // room fails if the disk cannot take the blobs.
 func (r *run) room(blobs map[v1.Hash]blob) error {
-	if r.Blobs == "" || len(blobs) == 0 {
-		return nil
-	}
 	var need int64
 	for _, b := range blobs {
 		need += b.desc.Size
 	}
-	free, err := Free(r.Blobs)
+	return r.roomFor(need)
+}
+
+func (i *Importer) roomFor(need int64) error {
+	if i.Blobs == "" || need == 0 {
+		return nil
+	}
+	free, err := Free(i.Blobs)
 	if err != nil || free >= need+Reserve {
 		return nil // where it cannot be known, it is tried
 	}
-	return &SpaceError{Dir: r.Blobs, Need: need + Reserve, Free: free}
+	return &SpaceError{Dir: i.Blobs, Need: need + Reserve, Free: free}
 }
 
-// Free is the room on the disk of a folder, in bytes.
+// Free is the room on the disk of a folder, which need not exist yet, in bytes.
 func Free(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(dir, &st)
+		switch {
+		case err == nil:
+			return int64(st.Bavail) * st.Bsize, nil
+		case !errors.Is(err, syscall.ENOENT) || filepath.Dir(dir) == dir:
+			return 0, err
+		}
+		dir = filepath.Dir(dir)
 	}
-	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // diskFull recognises a full disk in what containerd answers, which is text.

@@ -181,15 +181,7 @@ func bundle(t *testing.T, damage func([]byte), refs ...string) []Item {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = archive.Close() })
-	var items []Item
-	for _, image := range archive.Images() {
-		admitted, err := trust.Policy{Mode: trust.ModeOff}.Admit(image.Refs[0], image.Desc.Digest, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		items = append(items, Item{Archive: archive, Image: image, Admitted: admitted})
-	}
-	return items
+	return itemsOf(t, archive)
 }
 
 const ref = "docker.io/example/app:v1"

@@ -61,12 +61,20 @@ func holders(archives []*airgap.Archive) func(v1.Hash) (*airgap.Archive, error) 
 
 func itemOf(t *testing.T, a *airgap.Archive) Item {
 	t.Helper()
-	image := a.Images()[0]
-	admitted, err := trust.Policy{Mode: trust.ModeOff}.Admit(image.Refs[0], image.Desc.Digest, nil)
-	if err != nil {
-		t.Fatal(err)
+	return itemsOf(t, a)[0]
+}
+
+// itemsOf admits what is in an archive.
+func itemsOf(t *testing.T, a *airgap.Archive) (items []Item) {
+	t.Helper()
+	for _, image := range a.Images() {
+		admitted, err := trust.Policy{Mode: trust.ModeOff}.Admit(image.Refs[0], image.Desc.Digest, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		items = append(items, Item{Archive: a, Image: image, Admitted: admitted})
 	}
-	return Item{Archive: a, Image: image, Admitted: admitted}
+	return items
 }
 
 func TestImportFromParts(t *testing.T) {
