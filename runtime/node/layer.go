@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/rancher/rke2/runtime/timeline"
 )
 
 func drain(r io.ReadCloser, err error) error {
@@ -29,7 +31,8 @@ type blobLayer struct {
 // maxWindow is the largest zstd window that is decoded: what the builder writes.
 const maxWindow = 32 << 20
 
-func (l blobLayer) Open(context.Context) (io.ReadCloser, error) {
+func (l blobLayer) Open(ctx context.Context) (io.ReadCloser, error) {
+	timeline.Of(ctx).Read(1, l.desc.Size)
 	blob, err := l.open()
 	if err != nil {
 		return nil, err

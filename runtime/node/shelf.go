@@ -20,8 +20,8 @@ func contentStore(dataDir string) string {
 }
 
 // shelf is where the layers of an image in a bundle are looked for: in that bundle, then
-// in the others of the folder, then in what containerd has stored. All are verified
-// while they are read.
+// in the others of the folder, then in what containerd has stored; of an image in no
+// bundle, there first. All are verified while they are read.
 type shelf struct {
 	folder  *scan.Folder
 	archive *airgap.Archive // nil if there is none
@@ -30,7 +30,11 @@ type shelf struct {
 
 // open opens a layer; what says which it is.
 func (s shelf) open(desc v1.Descriptor, what string) (io.ReadCloser, error) {
-	if s.archive != nil {
+	if s.archive == nil {
+		if stored, err := s.stored(desc); stored != nil || err != nil {
+			return stored, err
+		}
+	} else {
 		has, err := s.archive.Has(desc.Digest)
 		if err != nil {
 			return nil, err

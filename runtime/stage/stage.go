@@ -104,6 +104,7 @@ func Existing(dataDir string, image trust.Admitted) (Root, error) {
 func Runtime(ctx context.Context, dataDir string, image Image) (Root, error) {
 	root, err := Existing(dataDir, image.Admitted)
 	if err == nil {
+		remember(root.Dir, image)
 		return root, nil
 	}
 	if !image.Valid() {
@@ -126,6 +127,16 @@ func Runtime(ctx context.Context, dataDir string, image Image) (Root, error) {
 		return Root{}, fmt.Errorf("staging %s in %s: %w", image.Name(), root.Dir, err)
 	}
 	return root, nil
+}
+
+// remember keeps under which name and for what release a root was admitted last.
+func remember(dir string, image Image) {
+	recorded, err := readList(dir)
+	if err != nil || recorded.Name == image.Name() && recorded.Release == image.Release {
+		return
+	}
+	recorded.Name, recorded.Release, recorded.Proof = image.Name(), image.Release, image.Proof
+	_ = writeList(dir, recorded) // what is staged is good without, and the disk may be full
 }
 
 // write unpacks the layers to a temporary sibling of dir and renames it.
