@@ -14,6 +14,7 @@ import (
 	"github.com/k3s-io/k3s/pkg/version"
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
+	"k8s.io/klog/v2"
 
 	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/images"
@@ -286,6 +287,7 @@ func (o *own) engineSettings() {
 	a.ExtraKubeletArgs = *cli.NewStringSlice(o.kubeletArgs(a.ExtraKubeletArgs.Value(), a.NodeIP.Value())...)
 	if o.logFormat == "json" {
 		logrus.SetFormatter(&logrus.JSONFormatter{})
+		klog.SetSlogLogger(Logger()) // Kubernetes' libraries
 	}
 }
 
