@@ -2,98 +2,80 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/rancher/rke2/tests/distribution"
 )
 
-// small mounts a small file system, and returns what makes it larger.
-func small(t *testing.T, size string) (dir string, grow func()) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		distribution.Absent(t, "a small file system needs root")
-	}
-	dir = t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		distribution.Absent(t, "a small file system can't be mounted: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir, func() {
-		if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT, "size=256m"); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
+// full builds with a file system of that size on a folder, then again with room. It runs
+// in a mount namespace of its own, and copies what there is after each.
+const full = `set -e
+mount -t tmpfs -o size=$SIZE tmpfs "$FOLDER"
+if "$@" >"$SAID" 2>&1; then echo 0; else echo $?; fi >"$SAID.code"
+mkdir -p "$COPIES/first" "$COPIES/second"
+cp -a dist cache "$COPIES/first/"
+mount -o remount,size=512m "$FOLDER"
+"$@" >"$SAID.again" 2>&1
+cp -a dist cache "$COPIES/second/"
+`
 
-// A cache or a products' folder without space gives an error that says which; with space
-// the same command makes what it would have made.
-func TestNoSpace(t *testing.T) {
-	root := project(t)
-	t.Setenv("COSIGN_PASSWORD", "")
-	if code, _, msg := invoke(t, "all"); code != 0 {
-		t.Fatalf("all: %d\n%s", code, msg)
+// A disk that is full is said to be, with the file that was being written; nothing
+// half-written stays, and with room the result is the usual one.
+func TestNoSpaceLeft(t *testing.T) {
+	if os.Getuid() != 0 {
+		distribution.Absent(t, "only root can make a file system that is full")
 	}
-	want, err := os.ReadFile(filepath.Join(root, "dist", "oci", "index.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	key := filepath.Join(root, "dist", "development.key")
-	// The program has some 1.2 MB, its layer half of that.
-	for _, c := range []struct {
-		what, size string
-		args       func(full string) []string
-	}{
-		{"cache, for the program", "1m", func(full string) []string { return []string{"--cache", full} }},
-		{"cache, for the layer", "1500k", func(full string) []string { return []string{"--cache", full} }},
-		{"products", "64k", func(full string) []string { return []string{"--dist", full} }},
+	root := t.TempDir()
+	v := &victim{t: t, root: root, cache: filepath.Join(root, "cache"), key: releaseKey(t, root)}
+	checkout(t, root, 0o022)
+	want := v.finish()
+	for _, c := range []struct{ folder, size string }{
+		{"cache", "1m"}, // less than a program
+		{"cache", "8m"}, // programs fit, the large layer doesn't
+		{"dist", "1m"},
+		{"dist", "7m"},
 	} {
-		t.Run(c.what, func(t *testing.T) {
-			full, grow := small(t, c.size)
-			dist := filepath.Join(t.TempDir(), "dist")
-			args := append([]string{"all", "--dist", dist}, c.args(full)...)
-			if c.what == "products" {
-				dist = full
+		t.Run(c.folder+" "+c.size, func(t *testing.T) {
+			v.t = t
+			v.clear()
+			for _, d := range []string{v.dist(), v.cache} {
+				if err := os.MkdirAll(d, 0o755); err != nil {
+					t.Fatal(err)
+				}
 			}
-			if err := os.MkdirAll(dist, 0o755); err != nil {
-				t.Fatal(err)
+			copies := t.TempDir()
+			said := filepath.Join(copies, "said")
+			cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--propagation", "private", "sh", "-c", full, "full",
+				os.Args[0], "all", "--images", filepath.Join(root, "images"), "--cache", v.cache, "--key", v.key)
+			cmd.Dir = root
+			cmd.Env = append(os.Environ(), asMain+"=1", "FOLDER="+filepath.Join(root, c.folder), "SIZE="+c.size, "SAID="+said, "COPIES="+copies)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				again, _ := os.ReadFile(said + ".again")
+				t.Fatalf("%v\n%s%s", err, out, again)
 			}
-			private, err := os.ReadFile(key)
+			text, err := os.ReadFile(said)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(filepath.Join(dist, "development.key"), private, 0o600); err != nil {
+			code, err := os.ReadFile(said + ".code")
+			if err != nil {
 				t.Fatal(err)
 			}
-			code, _, msg := invoke(t, args...)
-			if code != exitFailure || !strings.Contains(msg, "no space left on device") || !strings.Contains(msg, "The file system of "+full) || !strings.Contains(msg, " free now") {
-				t.Fatalf("exit %d\n%s", code, msg)
+			if strings.TrimSpace(string(code)) != "1" {
+				t.Errorf("exit %s:\n%s", code, text)
 			}
-			t.Log(msg)
-			if _, err := os.Stat(filepath.Join(dist, "oci", "index.json")); err == nil {
-				t.Error("there is an index of images that are not there")
-			}
-			_ = filepath.WalkDir(full, func(p string, d os.DirEntry, err error) error {
-				if err != nil {
-					return err
+			for _, want := range []string{"no space left on device", "The file system of " + filepath.Join(root, c.folder), " free now", "run the same command again"} {
+				if !strings.Contains(string(text), want) {
+					t.Errorf("no %q in what it said:\n%s", want, text)
 				}
-				if strings.HasPrefix(d.Name(), ".tmp-") {
-					t.Errorf("left behind: %s", p)
-				}
-				return nil
-			})
-			grow()
-			if code, _, msg := invoke(t, args...); code != 0 {
-				t.Fatalf("with space: %d\n%s", code, msg)
 			}
-			if got, err := os.ReadFile(filepath.Join(dist, "oci", "index.json")); err != nil || string(got) != string(want) {
-				t.Errorf("other images came out: %v\n%s\n%s", err, got, want)
+			left := &victim{t: t, root: filepath.Join(copies, "first"), cache: filepath.Join(copies, "first", "cache")}
+			left.whole()
+			if d := differing(want, products(t, filepath.Join(copies, "second", "dist"))); len(d) > 0 {
+				t.Errorf("with room it made other bytes: %s", strings.Join(d, ", "))
 			}
 		})
 	}
