@@ -92,6 +92,7 @@ func (c *Content) Import(ctx context.Context, address string, ready func(referen
 		return err
 	}
 	c.line.Mark(timeline.Images)
+	go c.forgetOldRuntimes(ctx, runsFrom, forgetEvery)
 	return s.follow(ctx)
 }
 
