@@ -56,6 +56,9 @@ func Make(ctx context.Context, sources string, current Release, dir string) (Rel
 	if err := declare(sources, dir); err != nil {
 		return fail(err)
 	}
+	if err := sameKey(current.Dir, next.Dir); err != nil {
+		return fail(err)
+	}
 	build := filepath.Join(current.Dir, "rke2-build")
 	if err := run(ctx, build, "all", "--images", declared, "--dist", next.Dir, "--platform", "linux/"+runtime.GOARCH); err != nil {
 		return fail(err)
@@ -103,6 +106,23 @@ func declare(sources, dir string) error {
 		return err
 	}
 	return leaveOut(filepath.Join(dir, "images"))
+}
+
+// sameKey has the next release signed by the key that made this one, as releases are,
+// where that is a development key; else COSIGN_KEY says so.
+func sameKey(from, to string) error {
+	const name = "development.key"
+	key, err := os.ReadFile(filepath.Join(from, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(to, name), key, 0o600)
 }
 
 var releaseLine = regexp.MustCompile(`(?m)^(release: .*?)(\d+)$`)
