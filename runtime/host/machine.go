@@ -49,8 +49,8 @@ type Interface struct {
 type Disk struct {
 	ID         uint64 // tells file systems apart
 	Path       string // the folder that was looked at
-	Free       int64  // root's reserve counted
-	Available  int64  // to others than root, as the kubelet counts
+	Free       int64  // to this process: with root's reserve, if it may use that
+	Available  int64  // without the reserve, as the kubelet counts
 	Total      int64
 	FreeInodes int64
 	Inodes     int64 // 0 where the file system has no fixed number
@@ -61,7 +61,7 @@ type Disk struct {
 func This() Machine {
 	m := Machine{
 		Root: "/", Now: time.Now, Hostname: os.Hostname, Interfaces: interfaces,
-		Disk: diskOf, Writable: writable, UID: os.Geteuid(), PID: os.Getpid(),
+		Writable: writable, UID: os.Geteuid(), PID: os.Getpid(),
 		CgroupMagic: func() (int64, error) {
 			var s unix.Statfs_t
 			err := unix.Statfs("/sys/fs/cgroup", &s)
@@ -70,6 +70,13 @@ func This() Machine {
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		m.Made = madeAfter(info)
+	}
+	m.Disk = func(path string) (Disk, error) {
+		d, err := diskOf(path)
+		if lacks, unknown := m.Lacks(CapSysResource); unknown != nil || len(lacks) > 0 {
+			d.Free = d.Available
+		}
+		return d, err
 	}
 	return m
 }

@@ -107,10 +107,10 @@ func Space(in Input) Check {
 				continue
 			}
 		}
-		needs := fmt.Sprintf("%s of %s are free at %s", size(disk.Free), size(disk.Total), disk.Path)
+		needs := fmt.Sprintf("%s of %s are free at %s", Size(disk.Free), Size(disk.Total), disk.Path)
 		if a.least() > 0 {
 			needs += fmt.Sprintf(", about %s are needed (%s to stage, %s of images to store, %s to unpack)",
-				size(a.likely()), size(expands*a.stage), size(a.blobs), size(expands*a.unpack))
+				Size(a.likely()), Size(expands*a.stage), Size(a.blobs), Size(expands*a.unpack))
 		}
 		found = append(found, needs)
 		switch left := disk.Available - a.likely(); {
@@ -119,10 +119,10 @@ func Space(in Input) Check {
 			todo = append(todo, "no inode is free: remove files from that disk")
 		case disk.Free < a.least():
 			check.worse(Fail)
-			todo = append(todo, fmt.Sprintf("make space: %s are missing", size(a.likely()-disk.Free)))
+			todo = append(todo, fmt.Sprintf("make space: %s are missing", Size(a.likely()-disk.Free)))
 		case disk.Free < a.likely():
 			check.worse(Warn)
-			todo = append(todo, fmt.Sprintf("make space: it may not do, by %s", size(a.likely()-disk.Free)))
+			todo = append(todo, fmt.Sprintf("make space: it may not do, by %s", Size(a.likely()-disk.Free)))
 		case left < disk.Total/evicts:
 			check.worse(Warn)
 			todo = append(todo, fmt.Sprintf("make space: with less than %d %% free the kubelet removes images and evicts pods", 100/evicts))
@@ -225,8 +225,8 @@ func store(c config.Config) string {
 	return filepath.Join(c.DataDir, "agent", "containerd", "io.containerd.content.v1.content", "blobs", "sha256")
 }
 
-// size is a number of bytes for people.
-func size(n int64) string {
+// Size is a number of bytes for people.
+func Size(n int64) string {
 	const unit = 1000
 	if n < unit {
 		return fmt.Sprintf("%d B", max(n, 0))
