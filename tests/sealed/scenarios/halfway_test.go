@@ -81,15 +81,16 @@ func catch(ctx context.Context, t *testing.T, n *node.Node, what, sign string) s
 	return ""
 }
 
-// TestFullDisk: the disk is too small for the runtime. The error says so, nothing
-// half-written stays to fill it; when there is room the same node goes on.
+// TestFullDisk: the disk is too small for the runtime, though not by so much that it is
+// known beforehand. The error says so, nothing half-written stays to fill it; when there is
+// room the same node goes on.
 func TestFullDisk(t *testing.T) {
 	p := products(t)
 	n := newNode(t, node.Options{Name: "full", Binary: p.Binary, Bundles: []string{p.Bundle}})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), bootLimit)
 	defer cancel()
 	small := node.DataDir + "/data"
-	if out, err := n.Command(ctx, "sh", "-ec", fmt.Sprintf("mkdir -p %[1]s && mount -t tmpfs -o size=64m none %[1]s", small)).CombinedOutput(); err != nil {
+	if out, err := n.Command(ctx, "sh", "-ec", fmt.Sprintf("mkdir -p %[1]s && mount -t tmpfs -o size=128m none %[1]s", small)).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	before, err := n.Listing(node.DataDir)

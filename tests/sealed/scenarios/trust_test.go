@@ -4,6 +4,7 @@ package scenarios
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -42,7 +43,8 @@ func TestUntrustedBundlesAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := newNode(t, node.Options{Name: "wary", Binary: p.Binary})
+	// Offline, a node refuses to start for want of the images that these bundles lack.
+	n := newNode(t, node.Options{Name: "wary", Binary: p.Binary, Config: map[string]any{"offline": false}})
 	work := t.TempDir()
 
 	t.Run("signatures", func(t *testing.T) {
@@ -179,17 +181,21 @@ func TestUntrustedBundlesAreRefused(t *testing.T) {
 		if err := n.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		// It ends all the same, for want of the other images.
-		err := n.Wait(t.Context(), stepLimit)
-		var failed *sealed.ExitError
-		if !errors.As(err, &failed) {
-			t.Errorf("rke2 ended with %v", err)
+		err := sealed.Wait(t.Context(), "the runtime to be staged", stepLimit, func(context.Context) error {
+			log, err := n.Log()
+			if err == nil && !strings.Contains(log, "the runtime is ready") {
+				err = errors.New("the log does not say so")
+			}
+			return err
+		})
+		if err != nil {
+			t.Errorf("%v\n%s", err, n.LastWords())
 		}
 		if _, err := os.Stat(n.Path(node.DataDir + "/data")); err != nil {
 			t.Errorf("the runtime is not staged: %v\n%s", err, n.LastWords())
 		}
-		if words := n.LastError(); !strings.Contains(words, "no bundle has the image") {
-			t.Errorf("rke2 ended for another reason than the images that are missing:\n%s", words)
+		if err := n.Stop(t.Context(), stopLimit); err != nil {
+			t.Error(err)
 		}
 	})
 }
