@@ -46,6 +46,7 @@ type Config struct {
 	Verification          trust.Mode
 	TrustDir              string
 	PrivateRegistry       string            // registries.yaml
+	OnlyMirrors           bool              // a registry that has mirrors is not asked itself
 	CredentialProviders   string            // the kubelet's CredentialProviderConfig
 	CredentialProviderBin string            // the folder of its programs
 	Join                  string            // URL of a server of the cluster; "" for its first

@@ -179,6 +179,7 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		Verification:          trust.Mode(own.verification),
 		TrustDir:              own.trustDir,
 		PrivateRegistry:       cmds.AgentConfig.PrivateRegistry,
+		OnlyMirrors:           cmds.AgentConfig.ContainerdNoDefault,
 		CredentialProviders:   cmds.AgentConfig.ImageCredProvConfig,
 		CredentialProviderBin: cmds.AgentConfig.ImageCredProvBinDir,
 		Join:                  join,
