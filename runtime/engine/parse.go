@@ -56,8 +56,10 @@ func Parse(role config.Role, args []string, release images.Release) (*Invocation
 	if err != nil {
 		return nil, err
 	}
-	// The engine knows this one only as an item of --disable.
-	merged = append(merged, "--disable=servicelb")
+	if role == config.Server {
+		// The engine knows this one only as an item of --disable.
+		merged = append(merged, "--disable=servicelb")
+	}
 	var parsed *cli.Context
 	app := cli.NewApp()
 	app.Name = "rke2"
