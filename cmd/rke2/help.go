@@ -13,6 +13,7 @@ import (
 // first part of the "(part/…)" that starts an option's description.
 var sections = []struct{ key, title string }{
 	{"airgap", "Airgap and trust"},
+	{"security", "Hardening"},
 	{"config", "Configuration"},
 	{"cluster", "Cluster"},
 	{"data", "Storage on this host"},
