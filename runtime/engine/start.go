@@ -26,9 +26,9 @@ const (
 	slowStart = 3 * time.Minute
 )
 
-// reportStart logs the timeline of this start when the node is Ready and its static pods
-// run, and says once what is missing if that takes minutes. It asks with the kubelet's own
-// credentials, which see this node and its pods only.
+// reportStart logs the timeline of this start when the node is Ready, its static pods run
+// and all images are in, and says once what is missing if that takes minutes. It asks with
+// the kubelet's own credentials, which see this node and its pods only.
 func (e *Executor) reportStart(ctx context.Context, kubeletStarted time.Time) {
 	e.goWith(ctx, func(ctx context.Context) {
 		select {
@@ -62,6 +62,19 @@ func (e *Executor) reportStart(ctx context.Context, kubeletStarted time.Time) {
 
 // up says what this node still lacks, and marks what it has.
 func (e *Executor) up(ctx context.Context, client kubernetes.Interface, since time.Time) error {
+	line := e.content.Timeline()
+	if !line.Has(timeline.Pods) {
+		if err := e.podsUp(ctx, client, since); err != nil {
+			return err
+		}
+	}
+	if !line.Has(timeline.Images) {
+		return errors.New("the bundles' other images")
+	}
+	return nil
+}
+
+func (e *Executor) podsUp(ctx context.Context, client kubernetes.Interface, since time.Time) error {
 	name, line := e.node.AgentConfig.NodeName, e.content.Timeline()
 	if !line.Has(timeline.Ready) {
 		node, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
