@@ -10,6 +10,7 @@ import (
 
 	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/runtime/prepull"
+	"github.com/rancher/rke2/runtime/pull"
 )
 
 // pulls is the pulling of images that lists name, beside everything else: a registry
@@ -62,21 +63,39 @@ func (w *watching) stopPulls() {
 	}
 }
 
-// admitPull says what may be pulled for a reference. What a registry serves carries no
-// signature that the container runtime would look at: where one is required, only the
-// digests that came with the release will do.
-func (w *watching) admitPull(ref name.Reference) (name.Reference, error) {
-	repository := ref.Context()
+// admitPull says what may be pulled for a reference. The container runtime looks at no
+// signatures: where one is required, they are looked for at the registry and verified
+// here, and the image is then pulled by the digest that they are about.
+func (w *watching) admitPull(ctx context.Context, ref name.Reference) (name.Reference, error) {
+	if w.config.Verification == trust.ModeOff {
+		return ref, nil
+	}
 	tag, ok := ref.(name.Tag)
 	if !ok {
-		tag = repository.Tag("") // whether the repository's images must be signed
-	} else if admitted, pinned := w.policy.Pinned(tag); pinned && w.config.Verification != trust.ModeOff {
+		tag = ref.Context().Tag("") // whether the repository's images must be signed
+	} else if admitted, pinned := w.policy.Pinned(tag); pinned {
 		return name.NewDigest(repositoryOf(ref) + "@" + admitted.Digest().String())
 	}
-	if w.policy.Required(tag) {
-		return nil, fmt.Errorf("image-verification is %s: %s must be signed, and a registry's copy cannot be verified here: bring it, with its signature, in a bundle", w.config.Verification, ref)
+	if !w.policy.Required(tag) {
+		return ref, nil
 	}
-	return ref, nil
+	client, err := pull.New(pull.Settings{
+		Registries: w.config.PrivateRegistry, Log: w.log,
+		Providers: w.config.CredentialProviders, ProviderBin: w.config.CredentialProviderBin,
+	})
+	if err != nil {
+		return nil, err
+	}
+	remote, err := client.Find(ctx, ref)
+	if err != nil {
+		return nil, fmt.Errorf("looking for its signature, which image-verification: %s requires: %w", w.config.Verification, err)
+	}
+	admitted, err := remote.Admit(w.policy)
+	if err != nil {
+		return nil, fmt.Errorf("%w, and image-verification is %s: %w", prepull.ErrRefused, w.config.Verification, err)
+	}
+	w.log.Info("an image of a list is verified", "image", ref.String(), "digest", admitted.Digest().String(), "trusted because", admitted.By())
+	return name.NewDigest(repositoryOf(ref) + "@" + admitted.Digest().String())
 }
 
 // repositoryOf is the name before tag or digest, written as the reference is.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -118,12 +119,12 @@ func TestRun(t *testing.T) {
 	var pulled []string
 	Puller{
 		Runtime: r, First: time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil)),
-		Admit: func(ref name.Reference) (name.Reference, error) {
+		Admit: func(_ context.Context, ref name.Reference) (name.Reference, error) {
 			switch ref.String() {
 			case pinned:
 				return name.ParseReference(byDigest)
 			case other:
-				return nil, errors.New("it is not signed")
+				return nil, fmt.Errorf("%w: it is not signed", ErrRefused)
 			}
 			return ref, nil
 		},
@@ -170,7 +171,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		defer close(ended)
 		Puller{
 			Runtime: &registry{serves: map[string]int{}}, Log: slog.New(slog.DiscardHandler),
-			Admit: func(ref name.Reference) (name.Reference, error) { return ref, nil },
+			Admit: func(_ context.Context, ref name.Reference) (name.Reference, error) { return ref, nil },
 		}.Run(ctx, lines(t, "example.com/x/never:1"))
 	}()
 	cancel()

@@ -22,8 +22,8 @@ type Runtime interface {
 type Puller struct {
 	Runtime Runtime
 	// Admit says what to pull for a reference: itself, or one by a digest that is trusted.
-	// An error refuses the image for good.
-	Admit func(name.Reference) (name.Reference, error)
+	// An error that is ErrRefused refuses the image for good; others are tried again.
+	Admit func(context.Context, name.Reference) (name.Reference, error)
 	// Pulled is called with each reference whose image is there, and what it was pulled
 	// as; its error counts as one of the pull.
 	Pulled func(ctx context.Context, ref, as name.Reference) error
@@ -55,7 +55,7 @@ func (p Puller) Run(ctx context.Context, lines []Line) {
 				return
 			case errors.Is(err, errOffline):
 				absent = append(absent, line.Ref.String())
-			case errors.Is(err, errRefused):
+			case errors.Is(err, ErrRefused):
 				p.Log.Error("an image of a list is not pulled", "image", line.Ref.String(), "list", line.File, "line", line.Line, "error", err)
 			case err != nil:
 				p.Log.Warn("an image of a list could not be pulled and is tried again", "image", line.Ref.String(), "list", line.File, "line", line.Line, "attempt", round, "error", err)
@@ -80,10 +80,10 @@ func (p Puller) Run(ctx context.Context, lines []Line) {
 	}
 }
 
-var (
-	errOffline = errors.New("offline is set")
-	errRefused = errors.New("refused")
-)
+// ErrRefused means that an image may not be used, whoever has it.
+var ErrRefused = errors.New("refused")
+
+var errOffline = errors.New("offline is set")
 
 // one makes sure that one image is there.
 func (p Puller) one(ctx context.Context, line Line, place string) error {
@@ -97,9 +97,9 @@ func (p Puller) one(ctx context.Context, line Line, place string) error {
 	if p.Offline {
 		return errOffline
 	}
-	as, err := p.Admit(line.Ref)
+	as, err := p.Admit(ctx, line.Ref)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errRefused, err)
+		return err
 	}
 	p.Log.Info("pulling an image of a list", "image", line.Ref.String(), "list", line.File, "number", place)
 	started := time.Now()
