@@ -116,7 +116,7 @@ $(LINT): hack/tools/golangci-lint/go.mod
 .PHONY: bench
 bench: ## Measure against named peers, as ratios in one run (needs the products of `make airgap`)
 	@hack/prerequisites zstd umoci
-	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./tests/bench/...
+	go test -run '^$$' -bench . -benchtime 1x -timeout 90m ./tests/bench/...
 
 .PHONY: generate
 generate: ## Rewrite generated documents and golden files
