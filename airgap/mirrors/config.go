@@ -30,6 +30,9 @@ const DefaultFile = "/etc/rancher/rke2/registries.yaml"
 type Config struct {
 	Mirrors map[string]Mirror `yaml:"mirrors"`
 	Configs map[string]Host   `yaml:"configs"`
+	// OnlyMirrors leaves a registry itself out where it has mirrors. The file does not
+	// say it: it is an option of a node.
+	OnlyMirrors bool `yaml:"-"`
 
 	file string
 }
@@ -212,7 +215,8 @@ func (c *Config) Endpoints(repo name.Repository) ([]Endpoint, error) {
 		}
 	}
 	self := Endpoint{Host: repo.RegistryStr(), Base: "/v2", Repository: repo.RepositoryStr()}
-	if !slices.ContainsFunc(out, func(e Endpoint) bool {
+	itself := !c.OnlyMirrors || len(out) == 0
+	if itself && !slices.ContainsFunc(out, func(e Endpoint) bool {
 		return canonical(e.Host) == registry && e.Base == self.Base && e.Repository == self.Repository
 	}) {
 		out = append(out, self)

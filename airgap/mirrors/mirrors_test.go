@@ -94,6 +94,25 @@ configs:
 	}
 }
 
+// TestOnlyMirrors: where there are none, the registry itself is asked all the same.
+func TestOnlyMirrors(t *testing.T) {
+	c, err := load(t, "mirrors:\n  docker.io: {endpoint: [\"https://one.example.com\"]}\n  quay.io: {}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.OnlyMirrors = true
+	for repo, want := range map[string]string{"busybox": "https://one.example.com", "quay.io/a/b": "https://quay.io", "gcr.io/a/b": "https://gcr.io"} {
+		r, err := name.NewRepository(repo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := c.Endpoints(r)
+		if err != nil || len(all) != 1 || all[0].String() != want {
+			t.Errorf("%s: %v, %v", repo, all, err)
+		}
+	}
+}
+
 func TestLoadRefuses(t *testing.T) {
 	for what, c := range map[string]struct{ text, says string }{
 		"an unknown key":       {"mirrors:\n  docker.io:\n    endpoints: [a]\n", "registries.yaml:3: unknown key \"endpoints\""},

@@ -7,12 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	goruntime "runtime"
-	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -21,7 +17,6 @@ import (
 	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/runtime/host"
 	"github.com/rancher/rke2/runtime/scan"
-	"github.com/rancher/rke2/runtime/stage"
 	"github.com/rancher/rke2/runtime/timeline"
 )
 
@@ -75,16 +70,7 @@ func prepare(ctx context.Context, c config.Config, log *slog.Logger, check check
 	}
 	line.Mark(timeline.Stage)
 	log.Info("the runtime is ready", "bin", content.Bin(), "seconds", time.Since(line.Started()).Seconds())
-	if err := deliverCharts(content.root, c); err != nil {
-		return nil, facts, errors.Join(err, folder.Close())
-	}
-	removed, err := stage.Prune(c.DataDir, content.root, shimsRunFrom)
-	if err != nil {
-		log.Warn("old runtimes stay on disk", "error", err)
-	}
-	for _, dir := range removed {
-		log.Info("removed an old staged runtime", "dir", dir)
-	}
+	prune(c.DataDir, content.root, log)
 	return content, facts, nil
 }
 
@@ -122,28 +108,3 @@ func newPolicy(c config.Config) (trust.Policy, error) {
 
 // Timeline is the timeline of this start.
 func (c *Content) Timeline() *timeline.Line { return c.line }
-
-// taskState is where containerd keeps a folder for each container that has a shim. It
-// is gone after a reboot.
-const taskState = "/run/k3s/containerd/io.containerd.runtime.v2.task"
-
-// shimsRunFrom tells whether a containerd shim was started from a staged root:
-// it must stay on disk for the shim's containers to be managed.
-func shimsRunFrom(dir string) bool {
-	found := false
-	_ = filepath.WalkDir(taskState, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || found {
-			return fs.SkipAll
-		}
-		if entry.Name() == "rootfs" {
-			return fs.SkipDir
-		}
-		if entry.Name() == "shim-binary-path" {
-			if raw, err := os.ReadFile(path); err == nil && strings.HasPrefix(string(raw), dir+"/") {
-				found = true
-			}
-		}
-		return nil
-	})
-	return found
-}

@@ -23,7 +23,7 @@ const pulledPrefix = ".pulled-"
 // stages it.
 func (b *bootstrap) fromRegistry(ctx context.Context) (stage.Root, error) {
 	client, err := pull.New(pull.Settings{
-		Registries: b.config.PrivateRegistry, Log: b.log,
+		Registries: b.config.PrivateRegistry, OnlyMirrors: b.config.OnlyMirrors, Log: b.log,
 		Providers: b.config.CredentialProviders, ProviderBin: b.config.CredentialProviderBin,
 	})
 	if err != nil {

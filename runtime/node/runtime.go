@@ -41,6 +41,9 @@ func runtimeRoot(ctx context.Context, c config.Config, policy trust.Policy, fold
 	}
 	root, err := b.find(ctx)
 	if err == nil {
+		err = deliverCharts(root, c)
+	}
+	if err == nil {
 		err = b.activate(root)
 	}
 	if err != nil {

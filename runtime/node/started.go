@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/rancher/rke2/runtime/config"
+	"github.com/rancher/rke2/runtime/stage"
 	"github.com/rancher/rke2/runtime/timeline"
 )
 
@@ -16,7 +17,7 @@ import (
 // is told to systemd (sd_notify(3), STATUS=), so that `systemctl status` shows how far a
 // long start is; that it is READY is the engine's to say.
 func newTimeline(c config.Config) *timeline.Line {
-	return timeline.New(kindOfStart(c.DataDir, taskState), timeline.ProcessStarted(), systemdStatus(os.Getenv("NOTIFY_SOCKET")))
+	return timeline.New(kindOfStart(c.DataDir, stage.Host().Shims), timeline.ProcessStarted(), systemdStatus(os.Getenv("NOTIFY_SOCKET")))
 }
 
 // kindOfStart tells a first start, one after a reboot and one beside running containers

@@ -30,7 +30,8 @@ import (
 // Settings say how registries are reached. The zero value asks each registry itself, with
 // docker's credentials.
 type Settings struct {
-	Registries string // registries.yaml; it need not be there
+	Registries  string // registries.yaml; it need not be there
+	OnlyMirrors bool   // a registry that has mirrors is not asked itself
 	// Providers is the kubelet's CredentialProviderConfig, which need not be there, and
 	// ProviderBin the folder of the programs that it names.
 	Providers, ProviderBin string
@@ -58,6 +59,7 @@ func New(s Settings) (*Client, error) {
 	if ignored != nil {
 		s.Log.Warn("what is not known in the registries' settings is passed over", "error", ignored)
 	}
+	config.OnlyMirrors = s.OnlyMirrors
 	keys := []authn.Keychain{authn.DefaultKeychain}
 	providers, err := loadProviders(s.Providers, s.ProviderBin, s.Log)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // extractor writes the files of /bin and /charts of a sequence of layers below
@@ -152,6 +153,9 @@ var ErrTarget = errors.New("it cannot be written")
 func target(err error) error {
 	if err == nil || errors.Is(err, ErrTarget) {
 		return err
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: the disk is full: make room there: %w", ErrTarget, err)
 	}
 	return fmt.Errorf("%w: %w", ErrTarget, err)
 }
