@@ -11,7 +11,7 @@ import (
 // limitMemory has Go collect garbage earlier, so that bundles of any size and images of
 // very many files are read in little memory. An operator's own GOMEMLIMIT counts.
 func limitMemory() {
-	const limit = 100 << 20
+	const limit = 40 << 20
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit)
 	}
