@@ -45,6 +45,9 @@ type Server struct {
 	Addr   string // HOST:PORT
 	Dir    string // of its storage
 	CAFile string // PEM file of the authority that signed its certificate
+	// Folder has its files but for those in Dir; Config is one of them.
+	Folder, Config string
+	Program        string
 
 	certificate tls.Certificate
 	pool        *x509.CertPool
@@ -81,14 +84,19 @@ func Tool(t testing.TB, dir, name string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// Start starts a registry, which ends with the test.
-func Start(t testing.TB, o Options) *Server {
+// Lay lays out what a registry needs that will listen at an address of another host. All
+// is below Folder, which that host must see under the same path, with Dir writable; the
+// program is [Server.Program], and its arguments are "serve" and Config. Nothing is started.
+func Lay(t testing.TB, address string, o Options) *Server {
 	t.Helper()
-	program := Tool(t, "airgap/publish/testdata/tools/registry", "registry")
 	dir := t.TempDir()
-	s := &Server{Addr: freeAddress(t), Dir: o.Dir, CAFile: filepath.Join(dir, "ca.pem"), tls: !o.NoTLS}
+	s := &Server{Addr: address, Dir: o.Dir, CAFile: filepath.Join(dir, "ca.pem"), Folder: dir, Config: filepath.Join(dir, "config.yml"), tls: !o.NoTLS}
+	s.Program = Tool(t, "airgap/publish/testdata/tools/registry", "registry")
 	if s.Dir == "" {
 		s.Dir = filepath.Join(dir, "storage")
+	}
+	if err := os.MkdirAll(s.Dir, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	s.makeCertificate(t, cert, key)
@@ -103,13 +111,19 @@ func Start(t testing.TB, o Options) *Server {
 		write(t, users, []byte(htpasswd))
 		fmt.Fprintf(&config, "auth:\n  htpasswd: {realm: test, path: %q}\n", users)
 	}
-	file := filepath.Join(dir, "config.yml")
-	write(t, file, []byte(config.String()))
-	logs, err := os.Create(filepath.Join(dir, "log"))
+	write(t, s.Config, []byte(config.String()))
+	return s
+}
+
+// Start starts a registry, which ends with the test.
+func Start(t testing.TB, o Options) *Server {
+	t.Helper()
+	s := Lay(t, freeAddress(t), o)
+	logs, err := os.Create(filepath.Join(s.Folder, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "serve", file)
+	cmd := exec.Command(s.Program, "serve", s.Config)
 	cmd.Env = []string{"OTEL_TRACES_EXPORTER=none", "PATH=" + os.Getenv("PATH")}
 	cmd.Stdout, cmd.Stderr = logs, logs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -190,12 +204,16 @@ func (s *Server) makeCertificate(t testing.TB, cert, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	addresses := []net.IP{net.IPv4(127, 0, 0, 1)}
+	if host, _, err := net.SplitHostPort(s.Addr); err == nil && net.ParseIP(host) != nil {
+		addresses = append(addresses, net.ParseIP(host))
+	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test registry"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
+		IPAddresses: addresses, DNSNames: []string{"localhost"},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
