@@ -9,7 +9,6 @@ import (
 	"maps"
 	"math/rand"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -26,128 +25,34 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/rancher/rke2/airgap"
+	nodes "github.com/rancher/rke2/tests/containerd"
 	"github.com/rancher/rke2/tests/fake"
 )
 
-// real is the containerd of the product's runtime image, with its CRI plugin.
+// real is an importer into the containerd that nodes run.
 type real struct {
+	*nodes.Running
 	importer *Importer
 	cri      runtimeapi.ImageServiceClient
 	ctx      context.Context
-	root     string
-	ctr      func(args ...string) string
-	stop     func()
 }
 
-// programs takes containerd and ctr out of the product's bundle.
-func programs(t *testing.T) string {
-	t.Helper()
-	dist := os.Getenv("RKE2_DIST")
-	if dist == "" {
-		dist = filepath.Join("..", "..", "dist")
-	}
-	bundle := filepath.Join(dist, "rke2-images-core.linux-"+runtime.GOARCH+".tar")
-	a, err := airgap.Open(bundle)
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skipf("no containerd to test with: run make airgap (%v)", err)
-	}
-	defer a.Close()
-	dir := t.TempDir()
-	at := slices.IndexFunc(a.Images(), func(i airgap.Image) bool { return strings.HasSuffix(i.Refs[0].RepositoryStr(), "/rke2-runtime") })
-	_, err = airgap.Extract(t.Context(), a, airgap.ExtractOptions{
-		Dir: filepath.Join(dir, "bin"), Ref: a.Images()[at].Refs[0].String(), Paths: []string{"bin/containerd", "bin/ctr"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(dir, "bin")
-}
-
-// startReal runs containerd with all that it keeps below root.
 func startReal(t *testing.T, bin, root string) *real {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("containerd needs root")
-	}
-	short, err := os.MkdirTemp("", "ctd") // a socket's path is
+	r := &real{Running: nodes.Start(t, bin, root), ctx: namespaces.WithNamespace(t.Context(), "k8s.io")}
+	client, err := containerd.New(r.Socket)
 	if err != nil {
 		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(short) })
-	socket, config := filepath.Join(short, "c.sock"), filepath.Join(short, "config.toml")
-	document := fmt.Sprintf(`version = 3
-root = %q
-state = %q
-disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri"]
-[grpc]
-  address = %q
-[plugins."io.containerd.cri.v1.images"]
-  snapshotter = "native"
-  disable_snapshot_annotations = true
-[plugins."io.containerd.cri.v1.runtime"]
-  disable_apparmor = true
-  [plugins."io.containerd.cri.v1.runtime".cni]
-    conf_dir = %q
-`, root, filepath.Join(short, "state"), socket, short)
-	if err := os.WriteFile(config, []byte(document), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	log, err := os.Create(filepath.Join(short, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(filepath.Join(bin, "containerd"), "--config", config)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	stopped := false
-	r := &real{root: root, ctx: namespaces.WithNamespace(t.Context(), "k8s.io")}
-	r.stop = func() {
-		if !stopped {
-			stopped = true
-			_ = cmd.Process.Signal(syscall.SIGTERM)
-			_ = cmd.Wait()
-			_ = log.Close()
-		}
-	}
-	t.Cleanup(r.stop)
-	client, err := containerd.New(socket, containerd.WithTimeout(30*time.Second))
-	if err != nil {
-		said, _ := os.ReadFile(log.Name())
-		t.Fatalf("containerd does not answer: %v\n%s", err, said)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix://"+r.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	r.cri = runtimeapi.NewImageServiceClient(conn)
-	for limit := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		_, err := r.cri.ListImages(r.ctx, &runtimeapi.ListImagesRequest{})
-		if err == nil {
-			break
-		}
-		if time.Now().After(limit) {
-			said, _ := os.ReadFile(log.Name())
-			t.Fatalf("the CRI plugin does not answer: %v\n%s", err, said)
-		}
-	}
 	r.importer = &Importer{
-		Client: client, CRI: r.cri, Blobs: BlobsDir(root), Snapshotter: "native", Log: slog.New(slog.DiscardHandler),
-	}
-	r.ctr = func(args ...string) string {
-		t.Helper()
-		out, err := exec.CommandContext(t.Context(), filepath.Join(bin, "ctr"), append([]string{"--address", socket, "-n", "k8s.io"}, args...)...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("ctr %s: %v\n%s", args, err, out)
-		}
-		return string(out)
+		Client: client, CRI: r.cri, Blobs: BlobsDir(root), Snapshotter: nodes.Snapshotter, Log: slog.New(slog.DiscardHandler),
 	}
 	return r
 }
@@ -185,7 +90,7 @@ func (r *real) importAll(t *testing.T, items []Item, want Result) {
 
 // TestRealContainerd is against the containerd that nodes run.
 func TestRealContainerd(t *testing.T) {
-	bin := programs(t)
+	bin := nodes.Programs(t)
 	t.Run("bundles", func(t *testing.T) { importsBundles(t, bin) })
 	t.Run("docker-archive", func(t *testing.T) { importsDockerArchive(t, bin) })
 	t.Run("full disk", func(t *testing.T) { meetsFullDisk(t, bin) })
@@ -255,7 +160,9 @@ func importsBundles(t *testing.T, bin string) {
 
 	deleted, broke := r.importer.Deleted(r.ctx)
 	t.Run("a name is removed with ctr", func(t *testing.T) {
-		r.ctr("images", "rm", "--sync", app)
+		if _, err := r.Ctr(r.ctx, "images", "rm", "--sync", app); err != nil {
+			t.Fatal(err)
+		}
 		if got := receive(t, deleted, 1); got[0] != app {
 			t.Errorf("told of %q", got)
 		}
@@ -307,23 +214,23 @@ func importsBundles(t *testing.T, bin string) {
 		if err != nil || !running[names[3]].Whole || !running[names[3]].Pinned || running[tool].Pinned {
 			t.Errorf("%+v, %v", running, err)
 		}
-		if _, err := HeldOffline(r.ctx, r.root); err == nil {
+		if _, err := HeldOffline(r.ctx, r.Root); err == nil {
 			t.Error("a running containerd's files were read")
 		}
-		r.stop()
+		r.Stop()
 		for range deleted { // until it is closed
 		}
 		if broke() == nil {
 			t.Error("the end of containerd was not told")
 		}
-		stopped, err := HeldOffline(r.ctx, r.root)
+		stopped, err := HeldOffline(r.ctx, r.Root)
 		if err != nil || !maps.Equal(running, stopped) {
 			t.Errorf("stopped %+v, %v; running %+v", stopped, err, running)
 		}
 		if err := os.Remove(layer); err != nil {
 			t.Fatal(err)
 		}
-		if stopped, err = HeldOffline(r.ctx, r.root); err != nil || stopped[app].Whole || !stopped[tool].Whole {
+		if stopped, err = HeldOffline(r.ctx, r.Root); err != nil || stopped[app].Whole || !stopped[tool].Whole {
 			t.Errorf("with a blob gone: %+v, %v", stopped, err)
 		}
 	})
@@ -441,7 +348,7 @@ func meetsFullDisk(t *testing.T, bin string) {
 	}
 	r.importer.Blobs = BlobsDir(root)
 	r.importAll(t, items, Result{Images: 2, Blobs: 3})
-	r.stop()
+	r.Stop()
 }
 
 // TestOneBadImage: an image with a damaged layer does not keep the others out, whatever
