@@ -86,7 +86,7 @@ func Examine(ctx context.Context, o Options) Report {
 	here(preflight.Cgroups, preflight.Filesystem, kernel, namespaces, capabilities, limits, swap)
 	here(preflight.Route, hostname, resolver)
 	here(preflight.Clock, preflight.Expiry)
-	here(firewall, networkManager, security)
+	here(firewall, networkManager, security, preflight.Hardening)
 	pulls, check := registries(ctx, o)
 	r.Registries = append(r.Registries, pulls...)
 	add(check, offline(o))

@@ -66,9 +66,11 @@ func security(in preflight.Input) preflight.Check {
 	enforcing, err := in.Machine.ReadFile("sys/fs/selinux/enforce")
 	switch {
 	case err != nil:
+	case in.Config.SELinux:
+		c.Found = "SELinux is on, and containers are labelled"
 	case enforcing == "1":
-		c.Verdict, c.Found = preflight.Warn, "SELinux is enforcing"
-		c.ToDo = "install the rke2-selinux policy, and set selinux: true if that is not done"
+		c.Verdict, c.Found = preflight.Warn, "SELinux is enforcing, and containers are not labelled"
+		c.ToDo = "install the rke2-selinux policy and set selinux: true"
 	default:
 		c.Found = "SELinux is permissive"
 	}

@@ -94,7 +94,7 @@ func (e *RefusedError) Error() string {
 func Start(in Input) (warnings []Check, err error) {
 	in.Starting = true
 	var faults []Check
-	for _, check := range []func(Input) Check{User, Cgroups, Filesystem, DataDir, Space, Ports, Route, Clock, Images} {
+	for _, check := range []func(Input) Check{User, Cgroups, Filesystem, DataDir, Space, Ports, Route, Clock, Hardening, Images} {
 		switch c := check(in); c.Verdict {
 		case Fail:
 			faults = append(faults, c)
