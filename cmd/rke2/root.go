@@ -41,6 +41,7 @@ signature and the digest of everything before it runs it.`,
 		newNodeCommand(config.Server),
 		newNodeCommand(config.Agent),
 		newBundleCommand(),
+		newImagesCommand(),
 		newDoctorCommand(),
 		newVersionCommand(),
 	)
