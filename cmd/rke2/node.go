@@ -49,7 +49,16 @@ an option's name without the dashes; an option that may be repeated takes a list
 		cmd.Long = cmd.Short + ".\n" + settings
 		cmd.Example = `  rke2 agent --server https://198.51.100.10:9345 --token-file /etc/rancher/rke2/token`
 	}
-	for _, f := range engine.Flags(role) {
+	declare(cmd, engine.Flags(role))
+	completeOptions(cmd, engine.Flags(role))
+	explainOptions(cmd, role)
+	groupedUsage(cmd)
+	return cmd
+}
+
+// declare adds the engine's options to a command, in the engine's order.
+func declare(cmd *cobra.Command, flags []engine.Flag) {
+	for _, f := range flags {
 		usage := strings.ReplaceAll(f.Usage, "`", "'")
 		if len(f.Env) > 0 {
 			usage += " [" + strings.Join(f.Env, ", ") + "]"
@@ -67,8 +76,6 @@ an option's name without the dashes; an option that may be repeated takes a list
 		}
 	}
 	cmd.Flags().SortFlags = false
-	groupedUsage(cmd)
-	return cmd
 }
 
 // givenArgs are the options that were given, in one form for each.
@@ -99,6 +106,9 @@ func runNode(ctx context.Context, role config.Role, args []string) error {
 		return err
 	}
 	log := engine.Logger()
+	for _, warning := range invocation.Warnings {
+		log.Warn(warning)
+	}
 	content, facts, err := node.Prepare(ctx, invocation.Config, log)
 	if err != nil {
 		return err

@@ -43,6 +43,11 @@ signature and the digest of everything before it runs it.`,
 		newBundleCommand(),
 		newImagesCommand(),
 		newDoctorCommand(),
+		newEtcdSnapshotCommand(),
+		newCertificateCommand(),
+		newSecretsEncryptCommand(),
+		newTokenCommand(),
+		newVerifyPullCommand(),
 		newVersionCommand(),
 	)
 	return root

@@ -26,7 +26,10 @@ func (e *Executor) Containerd(ctx context.Context, node *daemonconfig.Node) erro
 			return err
 		}
 	}
-	if e.config.Offline {
+	if err := e.checkPulls(node); err != nil {
+		return err
+	}
+	if e.config.Offline && !node.EmbeddedRegistry {
 		if err := noRegistries(node.Containerd.Registry); err != nil {
 			return err
 		}
@@ -53,6 +56,9 @@ func (e *Executor) Containerd(ctx context.Context, node *daemonconfig.Node) erro
 		}
 	})
 	if err := e.awaitCRI(ctx, node.Containerd.Address, exited); err != nil {
+		return err
+	}
+	if err := e.clearForReset(ctx, node.Containerd.Address); err != nil {
 		return err
 	}
 	if err := e.clearAfterReboot(ctx, node.Containerd.Address); err != nil {

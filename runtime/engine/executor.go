@@ -58,6 +58,8 @@ type Executor struct {
 	stopping context.Context // ends the children; see stop
 	stop     func()
 	failed   atomic.Pointer[error]
+
+	endKubelet atomic.Pointer[func()] // ends it and waits; nil until it was started
 }
 
 var _ executor.Executor = (*Executor)(nil)
@@ -117,7 +119,11 @@ func (e *Executor) Bootstrap(ctx context.Context, node *daemonconfig.Node, _ cmd
 		return err
 	}
 	node.AgentConfig.PauseImage = e.content.Pinned(pause.String())
-	if e.config.Offline && !node.EmbeddedRegistry && node.AgentConfig.Registry != nil {
+	switch {
+	case !e.config.Offline || node.AgentConfig.Registry == nil:
+	case node.EmbeddedRegistry:
+		e.peersOnly(node)
+	default:
 		if len(node.AgentConfig.Registry.Mirrors) > 0 {
 			e.log.Warn("the mirrors of the registry configuration are not used: offline is set", "file", e.config.PrivateRegistry)
 		}
@@ -178,7 +184,20 @@ func (e *Executor) Kubelet(ctx context.Context, args []string) error {
 		logFile: filepath.Join(e.config.DataDir, "agent", "logs", "kubelet.log"),
 		log:     e.log,
 	}
-	e.goWith(ctx, kubelet.keep)
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	e.goWith(ctx, func(ctx context.Context) {
+		defer close(ended)
+		kubelet.keep(ctx)
+	})
+	end := func() {
+		cancel()
+		<-ended
+	}
+	e.endKubelet.Store(&end)
+	if e.config.Role == config.Server && !e.resets() {
+		e.goWith(ctx, e.watchMembership)
+	}
 	e.reportStart(ctx, time.Now())
 	return nil
 }

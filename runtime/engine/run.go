@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"github.com/k3s-io/k3s/pkg/cli/agent"
+	"github.com/k3s-io/k3s/pkg/cli/cmds"
 	"github.com/k3s-io/k3s/pkg/cli/server"
 	"github.com/k3s-io/k3s/pkg/daemons/executor"
 	"github.com/urfave/cli/v2"
@@ -19,14 +20,27 @@ import (
 // error). It returns when what it started has ended; running containers and
 // their shims are not its to end.
 func (i *Invocation) Run(facts host.Facts, content Content, log *slog.Logger) error {
+	if err := checkMembership(i.Config); err != nil {
+		return err
+	}
+	if i.Config.Role == config.Server && !i.cli.IsSet("secrets-encryption") {
+		cmds.ServerConfig.EncryptSecrets = true
+	}
 	e := newExecutor(i.Config, facts, content, log)
 	executor.Set(e)
+	if err := e.registerMetrics(); err != nil {
+		return err
+	}
 	start := map[config.Role]func(*cli.Context) error{
 		config.Server: server.Run,
 		config.Agent:  agent.Run,
 	}[i.Config.Role]
 	err := start(i.cli)
+	ended := e.endReset(context.Background())
 	e.stop()
+	if ended != nil {
+		log.Warn("etcd runs on after the reset", "error", ended)
+	}
 	if cause := e.failure(); cause != nil {
 		return cause
 	}

@@ -327,8 +327,19 @@ func (h *Host) plug(in bool) error {
 // every memory file system and network setting too, the disk is kept. Unlike in a
 // real power cut the disk has all that was written, also what was not yet synced.
 func (h *Host) Reboot(ctx context.Context) error {
-	if err := h.off(); err != nil {
+	if err := h.PowerOff(); err != nil {
 		return err
+	}
+	return h.PowerOn(ctx)
+}
+
+// PowerOff is the first half of [Host.Reboot].
+func (h *Host) PowerOff() error { return h.off() }
+
+// PowerOn starts a host that is off.
+func (h *Host) PowerOn(ctx context.Context) error {
+	if h.Init() != 0 {
+		return fmt.Errorf("sealed host %s is on", h.plan.Name)
 	}
 	return h.boot(ctx)
 }

@@ -1,0 +1,92 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/k3s-io/k3s/pkg/agent/cri"
+	"github.com/k3s-io/k3s/pkg/cli/cmds"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/rancher/rke2/runtime/config"
+)
+
+// podStop is how long the containers of a static pod may take to end, in seconds.
+const podStop = 3
+
+// resets tells whether this run makes a cluster of this server alone, out of its own
+// data or a snapshot (--cluster-reset), and then ends.
+func (e *Executor) resets() bool {
+	return e.config.Role == config.Server && cmds.ServerConfig.ClusterReset
+}
+
+// clearForReset ends all static pods before the kubelet runs: the engine is putting
+// another datastore in their place, and the etcd of an earlier start would hold its
+// ports, and the old data.
+func (e *Executor) clearForReset(ctx context.Context, address string) error {
+	if !e.resets() {
+		return nil
+	}
+	for _, name := range components {
+		if err := os.Remove(e.manifestPath(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("removing the static pod %s: %w", name, err)
+		}
+	}
+	return e.endStaticPods(ctx, address)
+}
+
+// endReset ends etcd when the datastore has been reset: what runs next is not to find
+// a cluster that was forced to be new.
+func (e *Executor) endReset(ctx context.Context) error {
+	if !e.resets() || e.node == nil {
+		return nil
+	}
+	if end := e.endKubelet.Load(); end != nil {
+		(*end)()
+	}
+	ctx, cancel := context.WithTimeout(ctx, stopGrace)
+	defer cancel()
+	return e.endStaticPods(ctx, e.node.Containerd.Address)
+}
+
+// endStaticPods ends and removes the sandboxes of static pods, with what runs in them.
+func (e *Executor) endStaticPods(ctx context.Context, address string) error {
+	conn, err := cri.Connection(ctx, address)
+	if err != nil {
+		return fmt.Errorf("ending the static pods: %w", err)
+	}
+	defer conn.Close()
+	client := runtimeapi.NewRuntimeServiceClient(conn)
+	all, err := client.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return fmt.Errorf("ending the static pods: %w", err)
+	}
+	for _, sandbox := range all.Items {
+		if sandbox.Annotations["kubernetes.io/config.source"] != "file" {
+			continue
+		}
+		if err := endSandbox(ctx, client, sandbox.Id); err != nil {
+			return fmt.Errorf("ending the static pod %s: %w", sandbox.Metadata.GetName(), err)
+		}
+		e.log.Info("ended a static pod", "pod", sandbox.Metadata.GetName())
+	}
+	return nil
+}
+
+func endSandbox(ctx context.Context, client runtimeapi.RuntimeServiceClient, id string) error {
+	containers, err := client.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{PodSandboxId: id}})
+	if err != nil {
+		return err
+	}
+	for _, c := range containers.Containers {
+		// One that has ended is as good: the sandbox's end would tell.
+		_, _ = client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.Id, Timeout: podStop})
+	}
+	if _, err := client.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
+		return err
+	}
+	_, err = client.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})
+	return err
+}
