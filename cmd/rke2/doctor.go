@@ -72,6 +72,9 @@ words, or what would keep them from getting far. Exit code 0: no fault; 1: a fau
 	flags.DurationVar(&f.patience, "timeout", 5*time.Second, "how long each that is dialled may take")
 	flags.BoolVar(&f.strict, "strict", false, "let warnings fail, too")
 	flags.StringVarP(&f.output, "output", "o", "table", "`format`: table or json")
+	for name, values := range map[string][]string{"role": {string(config.Server), string(config.Agent)}, "output": {"table", "json"}} {
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // they were declared above
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return f.run(cmd) }
 	return cmd
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -67,17 +68,22 @@ type bill struct {
 	stage  int64 // compressed layers that are staged
 	blobs  int64 // that go into containerd's store as they are
 	unpack int64 // compressed layers that containerd unpacks
+	// guess is the size of archives that are compressed as a whole, and hold something
+	// new. What that is takes reading them to their end, which is the import's to do.
+	guess int64
 }
 
 func (b bill) add(o bill) bill {
-	return bill{b.stage + o.stage, b.blobs + o.blobs, b.unpack + o.unpack}
+	return bill{b.stage + o.stage, b.blobs + o.blobs, b.unpack + o.unpack, b.guess + o.guess}
 }
 
 // least is what will be written for certain: nothing gets smaller by unpacking.
 func (b bill) least() int64 { return b.stage + b.blobs + b.unpack }
 
 // likely is what will be written by experience.
-func (b bill) likely() int64 { return expands*b.stage + b.blobs + expands*b.unpack }
+func (b bill) likely() int64 {
+	return expands*(b.stage+b.unpack+b.guess) + b.blobs + b.guess
+}
 
 // Space compares what staging and import are going to write with what is free. What is
 // in place already is not counted.
@@ -108,9 +114,9 @@ func Space(in Input) Check {
 			}
 		}
 		needs := fmt.Sprintf("%s of %s are free at %s", Size(disk.Free), Size(disk.Total), disk.Path)
-		if a.least() > 0 {
+		if a.likely() > 0 {
 			needs += fmt.Sprintf(", about %s are needed (%s to stage, %s of images to store, %s to unpack)",
-				Size(a.likely()), Size(expands*a.stage), Size(a.blobs), Size(expands*a.unpack))
+				Size(a.likely()), Size(expands*a.stage), Size(a.blobs+a.guess), Size(expands*(a.unpack+a.guess)))
 		}
 		found = append(found, needs)
 		switch left := disk.Available - a.likely(); {
@@ -145,6 +151,12 @@ func bills(in Input) (staging, importing bill) {
 	for _, file := range in.Folder.Files {
 		a := file.Archive
 		if a == nil || a.Format() == airgap.FormatDockerArchive {
+			continue
+		}
+		if a.Compression() != "none" {
+			if slices.ContainsFunc(a.Images(), func(i airgap.Image) bool { return here(i) && !storedFile(in, i.Desc) }) {
+				importing.guess += a.Size()
+			}
 			continue
 		}
 		for _, image := range a.Images() {

@@ -17,8 +17,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
+	"github.com/rancher/rke2/airgap"
+	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/runtime/host"
 )
@@ -240,6 +243,44 @@ func TestFilesystem(t *testing.T) {
 	verdict(t, Filesystem(w.input()), Fail, "6.12", "modprobe overlay")
 	w.in.Config.Snapshotter = "native"
 	verdict(t, Filesystem(w.input()), OK, "native")
+}
+
+// TestSpaceOfACompressedBundle: it is not read for an estimate.
+func TestSpaceOfACompressedBundle(t *testing.T) {
+	w := newWorld(t)
+	w.in.Admit = func(*airgap.Archive, airgap.Image) (trust.Admitted, error) {
+		t.Error("a signature was looked for, which takes reading the bundle")
+		return trust.Admitted{}, errors.New("no")
+	}
+	w.bundle("core.tar")
+	plain := filepath.Join(w.in.Config.ImagesDir(), "core.tar")
+	raw, err := os.ReadFile(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoder, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(plain+".zst", encoder.EncodeAll(raw, nil), 0o644), os.Remove(plain), encoder.Close()); err != nil {
+		t.Fatal(err)
+	}
+	staging, importing := bills(w.input())
+	if staging.likely() != 0 || importing.least() != 0 || importing.likely() <= importing.guess || importing.guess <= 0 {
+		t.Errorf("got %+v and %+v", staging, importing)
+	}
+	for _, ref := range refs() {
+		w.keep(filepath.Join(w.in.Config.ImagesDir(), "core.tar.zst"), w.digest[ref])
+	}
+	if err := os.MkdirAll(filepath.Join(w.in.Config.DataDir, "data", "v9-rke2r1-"+w.digest[runtimeRef].Hex[:12], "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, importing := bills(w.input()); importing.likely() != 0 {
+		t.Errorf("all is there: %+v", importing)
+	}
+	in := w.input()
+	in.Starting = true
+	verdict(t, Images(in), OK, "4 images")
 }
 
 func TestSpaceOfTwoDisks(t *testing.T) {

@@ -96,6 +96,11 @@ func source(in Input, n Need) Source {
 	}
 	var faults []error
 	for _, f := range found {
+		if in.Starting && f.File.Archive.Compression() != "none" && f.Image.Desc.Digest == pinned(in, n) && kept(in, n) {
+			// Its signature is behind all that is compressed, and it is not read again.
+			s.File, s.By = f.File.Path, "kept from an earlier start"
+			return s
+		}
 		by, err := usable(in, f)
 		if err == nil {
 			s.File, s.By = f.File.Path, by
@@ -142,6 +147,11 @@ func usable(in Input, f scan.Found) (by string, err error) {
 		}
 	}
 	return admitted.By(), nil
+}
+
+func pinned(in Input, n Need) v1.Hash {
+	digest, _ := in.Pinned(n)
+	return digest
 }
 
 // kept tells whether the node has, from an earlier start, exactly the image that the
