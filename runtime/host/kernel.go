@@ -32,24 +32,28 @@ type Feature struct {
 
 // Kernel is what a machine's kernel has.
 type Kernel struct {
-	Release     string
-	filesystems map[string]bool
-	modules     map[string]Presence
-	config      map[string]bool // nil if the kernel does not tell
-	modulesDir  bool
-	m           Machine
+	Release    string
+	modules    map[string]Presence
+	config     map[string]bool // nil if the kernel does not tell
+	modulesDir bool
+	m          Machine
+}
+
+// Filesystem tells whether the machine can mount a file system without loading a module.
+func (m Machine) Filesystem(name string) bool {
+	for _, line := range m.lines("proc/filesystems") {
+		if f := strings.Fields(line); len(f) > 0 && f[len(f)-1] == name {
+			return true
+		}
+	}
+	return false
 }
 
 // Kernel reads what the machine tells about its kernel: what is loaded, what is built in
 // and what could be loaded. Nothing is loaded for it.
 func (m Machine) Kernel() Kernel {
-	k := Kernel{m: m, filesystems: map[string]bool{}, modules: map[string]Presence{}}
+	k := Kernel{m: m, modules: map[string]Presence{}}
 	k.Release, _ = m.read("proc/sys/kernel/osrelease")
-	for _, line := range m.lines("proc/filesystems") {
-		if f := strings.Fields(line); len(f) > 0 {
-			k.filesystems[f[len(f)-1]] = true
-		}
-	}
 	for _, lib := range []string{"lib/modules", "usr/lib/modules"} {
 		dir := path.Join(lib, k.Release)
 		for _, line := range m.lines(path.Join(dir, "modules.dep")) {
@@ -106,7 +110,7 @@ func (m Machine) lines(file string) []string {
 
 // Has tells how the kernel has a feature.
 func (k Kernel) Has(f Feature) Presence {
-	if f.FS != "" && k.filesystems[f.FS] || f.File != "" && k.m.Exists(f.File) || k.m.Exists("sys/module/"+f.Module) {
+	if f.FS != "" && k.m.Filesystem(f.FS) || f.File != "" && k.m.Exists(f.File) || k.m.Exists("sys/module/"+f.Module) {
 		return Present
 	}
 	if p, ok := k.modules[f.Module]; ok {

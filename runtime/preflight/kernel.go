@@ -57,10 +57,13 @@ func Filesystem(in Input) Check {
 	if s := in.Config.Snapshotter; s != "" && s != "overlayfs" {
 		return ok(name, "not needed: the snapshotter is %s", s)
 	}
+	if in.Machine.Filesystem("overlay") {
+		return ok(name, "the kernel has it")
+	}
 	k := in.Machine.Kernel()
 	if k.Has(host.Feature{Module: "overlay", Option: "CONFIG_OVERLAY_FS", FS: "overlay"}) == host.Missing {
 		return Check{Name: name, Verdict: Fail, Found: fmt.Sprintf("the kernel %s has no overlayfs", k.Release),
 			ToDo: "load it (modprobe overlay) or install the modules of the kernel that runs; or set snapshotter: native, which takes much more disk"}
 	}
-	return ok(name, "the kernel has it")
+	return ok(name, "in a module")
 }
