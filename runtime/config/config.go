@@ -53,6 +53,7 @@ type Config struct {
 	NodeIPs               []string          // as given; none: that of the default route
 	Snapshotter           string            // of containerd
 	Without               []string          // control-plane components that this server is told not to run
+	Cluster               Cluster           // what charts are told of it; servers have it
 	SystemDefaultRegistry string            // host[:port] that stands in for the release's registry
 	AirgapExtraRegistries []string          // imported images are tagged for these as well
 	ImageOverrides        map[string]string // image role to reference, where the operator names another image

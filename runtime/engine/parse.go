@@ -209,6 +209,9 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		}
 	}
 	slices.Sort(c.Without)
+	if role == config.Server {
+		c.Cluster = clusterOf(c.NodeIPs)
+	}
 	for role, ref := range own.images {
 		if *ref != "" {
 			c.ImageOverrides[role] = *ref
