@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -45,6 +46,9 @@ var templates struct {
 }
 
 func TestMain(m *testing.M) {
+	// Who runs the tests under nohup ignores SIGHUP for all below, and a shell cannot trap
+	// what was ignored when it started. What a program catches is not passed on as ignored.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	code := m.Run()
 	if templates.dir != "" {
 		if err := os.RemoveAll(templates.dir); err != nil {
