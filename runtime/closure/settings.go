@@ -232,28 +232,9 @@ func (s Settings) off(name string) string {
 
 // clusterValues are what charts get that ask for the cluster's settings.
 func (s Settings) clusterValues() map[string]string {
-	out := map[string]string{
-		"global.clusterCIDR":                  strings.Join(s.ClusterCIDR, `\,`),
-		"global.clusterCIDRv4":                family(s.ClusterCIDR, false),
-		"global.clusterCIDRv6":                family(s.ClusterCIDR, true),
-		"global.clusterDNS":                   strings.Join(s.ClusterDNS, `\,`),
-		"global.clusterDomain":                s.ClusterDomain,
-		"global.rke2DataDir":                  s.DataDir,
-		"global.serviceCIDR":                  strings.Join(s.ServiceCIDR, `\,`),
-		"global.systemDefaultRegistry":        s.SystemDefaultRegistry,
-		"global.cattle.systemDefaultRegistry": s.SystemDefaultRegistry,
-	}
+	c := config.Cluster{ClusterCIDR: s.ClusterCIDR, ServiceCIDR: s.ServiceCIDR, DNS: s.ClusterDNS, Domain: s.ClusterDomain}
 	if len(s.IngressController) > 0 {
-		out["global.systemDefaultIngressClass"] = s.IngressController[0]
+		c.IngressClass = s.IngressController[0]
 	}
-	return out
-}
-
-func family(cidrs []string, six bool) string {
-	for _, c := range cidrs {
-		if strings.Contains(c, ":") == six {
-			return c
-		}
-	}
-	return ""
+	return c.Values(s.DataDir, s.SystemDefaultRegistry)
 }
