@@ -130,7 +130,12 @@ func New(ctx context.Context, opts Options) (*Node, error) {
 }
 
 func (n *Node) layOut(opts Options) error {
-	config := map[string]any{"node-name": opts.Name, "offline": true}
+	config := map[string]any{
+		"node-name": opts.Name, "offline": true,
+		// The host's disk is the machine's: that it is nearly full is no reason to evict
+		// the test's pods.
+		"kubelet-arg": []string{"eviction-hard=nodefs.available<500Mi,imagefs.available<500Mi"},
+	}
 	if opts.Role == Server {
 		config["cni"] = "none"
 		config["write-kubeconfig-mode"] = "0640"
