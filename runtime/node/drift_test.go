@@ -94,6 +94,28 @@ func TestDriftIsRestored(t *testing.T) {
 	}
 }
 
+// TestDriftThatNeedsNoImage: modes and what does not belong there are put right though
+// there is nothing that has the image.
+func TestDriftThatNeedsNoImage(t *testing.T) {
+	w, whole := layeredWorld(t, "core.tar", 1, 2)
+	w.drop(t, whole)
+	content, err := w.prepare(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.drop(t)
+	if err := errors.Join(os.Chmod(filepath.Join(content.Bin(), "file-1"), 0o777), os.WriteFile(filepath.Join(content.Bin(), "extra"), nil, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if content, err = w.prepare(t); err != nil {
+		t.Fatal(err)
+	}
+	w.staged(t, content, 1, 2)
+	if info, err := os.Stat(filepath.Join(content.Bin(), "file-1")); err != nil || info.Mode() != 0o755 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
+
 func TestDriftThatNothingRestores(t *testing.T) {
 	w, whole := layeredWorld(t, "core.tar", 1, 2)
 	w.drop(t, whole)

@@ -375,6 +375,15 @@ func TestPrepareFromRegistry(t *testing.T) {
 		t.Error(err)
 	}
 
+	// What drifts is fetched again, that layer alone, and nothing stays beside.
+	damage(t, filepath.Join(content.Bin(), "kubelet"))
+	if _, err = w.prepare(t); err != nil || !strings.Contains(w.log.String(), "pulling a layer of an image") {
+		t.Errorf("restoring: %v\n%s", err, w.log)
+	}
+	if left, _ := filepath.Glob(filepath.Join(w.config.DataDir, "data", ".*")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+
 	w.config.Offline = true
 	w.config.DataDir = filepath.Join(t.TempDir(), "fresh")
 	if _, err := w.prepare(t); err == nil || !strings.Contains(err.Error(), "no registry is asked") {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -43,12 +44,15 @@ func (b *bootstrap) fromRegistry(ctx context.Context) (stage.Root, error) {
 	timeline.Of(ctx).Mark(timeline.Verify)
 	data := filepath.Join(b.config.DataDir, "data")
 	dir := filepath.Join(data, pulledPrefix+remote.Desc.Digest.Hex[:12])
-	if err := remote.Fetch(ctx, dir); err != nil {
+	image.Layers = filesOf(dir, remote.Manifest)
+	if _, err := os.Lstat(filepath.Join(data, stage.Key(image.Admitted))); err == nil {
+		// It is there but for some files: just the layers that have them are wanted.
+		image.Layers = fetched(remote, dir)
+	} else if err := remote.Fetch(ctx, dir); err != nil {
 		_ = os.Remove(dir)  // only if it is empty
 		_ = os.Remove(data) // only if nothing else was ever staged
 		return stage.Root{}, err
 	}
-	image.Layers = filesOf(dir, remote.Manifest)
 	root, err := b.stage(ctx, image, remote.From.String())
 	if err != nil {
 		if errors.Is(err, stage.ErrTarget) {
@@ -58,6 +62,28 @@ func (b *bootstrap) fromRegistry(ctx context.Context) (stage.Root, error) {
 	}
 	removeAll(filepath.Join(data, pulledPrefix+"*"))
 	return root, nil
+}
+
+// fetched are layers that are fetched when they are read.
+func fetched(remote *pull.Remote, dir string) []stage.Layer {
+	layers := filesOf(dir, remote.Manifest)
+	for i, desc := range remote.Manifest.Layers {
+		layers[i] = lazy{layers[i], func(ctx context.Context) error { return remote.FetchBlob(ctx, dir, desc) }}
+	}
+	return layers
+}
+
+// lazy is a layer that must be got first.
+type lazy struct {
+	stage.Layer
+	get func(context.Context) error
+}
+
+func (l lazy) Open(ctx context.Context) (io.ReadCloser, error) {
+	if err := l.get(ctx); err != nil {
+		return nil, err
+	}
+	return l.Layer.Open(ctx)
 }
 
 // findRemote asks for the image: by the digest that the release pins it to, if it does,

@@ -17,6 +17,7 @@ import (
 	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/runtime/scan"
 	"github.com/rancher/rke2/runtime/stage"
+	"github.com/rancher/rke2/runtime/timeline"
 )
 
 // bootstrap gets one node its executables.
@@ -53,9 +54,10 @@ func runtimeRoot(ctx context.Context, c config.Config, policy trust.Policy, fold
 }
 
 func (b *bootstrap) find(ctx context.Context) (stage.Root, error) {
-	drifted := b.staged()
-	for _, d := range drifted {
+	before := b.staged(ctx)
+	for _, d := range before {
 		if d.whole != nil {
+			timeline.Of(ctx).Mark(timeline.Verify)
 			return *d.whole, nil
 		}
 	}
@@ -77,7 +79,7 @@ func (b *bootstrap) find(ctx context.Context) (stage.Root, error) {
 		b.faults = append(b.faults, err)
 	}
 	// Nothing that came with a bundle: what containerd has of an image that was staged.
-	for _, d := range drifted {
+	for _, d := range before {
 		root, err := b.fromStore(ctx, d.image)
 		if err == nil {
 			return root, nil
@@ -98,6 +100,7 @@ func (b *bootstrap) find(ctx context.Context) (stage.Root, error) {
 	b.log.Warn(missing.Error())
 	root, err := b.fromRegistry(ctx)
 	if err != nil {
+		err = errors.Join(errors.Join(b.faults...), err)
 		return root, fmt.Errorf("%w\nand pulling it failed: %w\n  on a host without a registry, set `offline: true` in /etc/rancher/rke2/config.yaml to be told at once", missing, err)
 	}
 	return root, nil
@@ -113,7 +116,7 @@ type known struct {
 // pins, which needs no bundle to be known by; and those of the wanted name whose recorded
 // signatures the policy takes, where no bundle has that name any more. What has changed on
 // disk is told.
-func (b *bootstrap) staged() []known {
+func (b *bootstrap) staged(ctx context.Context) []known {
 	var out []known
 	for _, image := range b.remembered() {
 		root, err := stage.Existing(b.config.DataDir, image.Admitted)
@@ -125,7 +128,15 @@ func (b *bootstrap) staged() []known {
 			for _, f := range drift.Files {
 				b.log.Warn("a file of the staged runtime has changed on disk", "dir", drift.Dir, "file", f.Path, "change", f.What)
 			}
-			out = append(out, known{image: image})
+			now := known{image: image}
+			if !drift.NeedsImage() {
+				if root, err := b.stage(ctx, image, "what was recorded of it"); err == nil {
+					now.whole = &root
+				} else {
+					b.log.Error("the staged runtime could not be put right", "dir", drift.Dir, "error", err)
+				}
+			}
+			out = append(out, now)
 		case !errors.Is(err, fs.ErrNotExist):
 			b.log.Warn("a staged runtime cannot be checked", "error", err)
 		}

@@ -51,6 +51,18 @@ func (r *Remote) Fetch(ctx context.Context, dir string) error {
 	return nil
 }
 
+// FetchBlob is Fetch of one of the image's blobs alone.
+func (r *Remote) FetchBlob(ctx context.Context, dir string, d v1.Descriptor) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("pulling %s: %w", r.Ref, err)
+	}
+	r.log.Info("pulling a layer of an image", "image", r.Ref.String(), "from", r.From.String(), "layer", d.Digest.String(), "size", human(d.Size))
+	if err := r.blob(ctx, dir, d, nil); err != nil {
+		return fmt.Errorf("pulling %s: %w", r.Ref, err)
+	}
+	return nil
+}
+
 // blobs are config and layers, each once.
 func (r *Remote) blobs() (out []v1.Descriptor, total int64) {
 	seen := map[v1.Hash]bool{}

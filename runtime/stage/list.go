@@ -83,6 +83,12 @@ func (e *DriftError) Error() string {
 	return fmt.Sprintf("staged runtime %s: changed since it was staged: %s", e.Dir, strings.Join(what, ", "))
 }
 
+// NeedsImage tells whether content of the image is wanted to mend it: modes, owners and
+// what does not belong there can be put right without.
+func (e *DriftError) NeedsImage() bool {
+	return slices.ContainsFunc(e.Files, func(d Drift) bool { return d.fix != fixMode && d.fix != fixExtra })
+}
+
 // isFolder is false where there is nothing that could be mended.
 func (e *DriftError) isFolder() bool {
 	return !slices.ContainsFunc(e.Files, func(d Drift) bool { return d.fix == fixRoot })
