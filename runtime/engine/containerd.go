@@ -69,6 +69,10 @@ func (e *Executor) Containerd(ctx context.Context, node *daemonconfig.Node) erro
 	close(e.criReady)
 	e.goWith(ctx, func(ctx context.Context) {
 		if err := e.content.Import(ctx, node.Containerd.Address, e.images.set); err != nil && ctx.Err() == nil {
+			select { // where it is containerd that died, its own error says more
+			case <-exited:
+			case <-time.After(time.Second):
+			}
 			e.fail(err)
 		}
 	})

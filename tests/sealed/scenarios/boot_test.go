@@ -30,6 +30,7 @@ func boots(ctx context.Context, t *testing.T, s *scenario) {
 		t.Fatal(err)
 	}
 	report(t, "cold start, control plane's pods Running", time.Since(s.Started()))
+	timelined(ctx, t, s, "cold", true)
 	reportMemory(t, s, "the import")
 
 	// The links that operators and scripts use.

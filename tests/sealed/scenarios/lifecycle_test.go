@@ -103,6 +103,7 @@ func startsAgain(ctx context.Context, t *testing.T, s *scenario) {
 	if d := node.Difference(staged, listing(t, s, node.DataDir+"/data")); len(d) > 0 {
 		t.Errorf("the staged runtime changed:\n%s", strings.Join(d, "\n"))
 	}
+	timelined(ctx, t, s, "restart", false)
 	unchanged(ctx, t, s, before)
 	askProbe(ctx, t, s, "/rke2-is-back")
 	reportMemory(t, s, "a restart")
@@ -205,6 +206,7 @@ func reboots(ctx context.Context, t *testing.T, s *scenario) {
 	}
 	report(t, "after a reboot, all pods Running", time.Since(s.Started()))
 	s.probeAddress = pod.Status.PodIP
+	timelined(ctx, t, s, "reboot", false)
 	askProbe(ctx, t, s, "/back")
 	if log := imported(ctx, t, s); !strings.Contains(log, "bytes=0") {
 		t.Errorf("images were imported again: %s", log)
