@@ -26,8 +26,7 @@ func DataDir(in Input) Check {
 		must = append(must, filepath.Join(c.DataDir, "server"), filepath.Join(c.DataDir, "server", "db"))
 	}
 	check := ok(name, "%s can be written to", c.DataDir)
-	var found []string
-	said := map[string]bool{}
+	var found, said []string
 	look := func(dirs []string, v Verdict) {
 		for _, dir := range dirs {
 			err := in.Machine.Writable(dir)
@@ -35,14 +34,13 @@ func DataDir(in Input) Check {
 				continue
 			}
 			var at *fs.PathError
-			text := fmt.Sprintf("%s cannot be written to: %v", dir, err)
 			if errors.As(err, &at) {
-				text = fmt.Sprintf("%s cannot be written to: %v", at.Path, at.Err)
+				dir, err = at.Path, at.Err
 			}
 			check.worse(v)
-			if !said[text] {
-				said[text] = true
-				found = append(found, text)
+			if !slices.ContainsFunc(said, func(above string) bool { return dir == above || strings.HasPrefix(dir, above+"/") }) {
+				said = append(said, dir)
+				found = append(found, fmt.Sprintf("%s cannot be written to: %v", dir, err))
 			}
 		}
 	}

@@ -211,34 +211,35 @@ func Images(in Input) Check {
 		c.Found = fmt.Sprintf("%s that this node needs: %d in %s, %d kept from an earlier start", plural(len(sources), "image"), len(sources)-stored, plural(len(bundles), "bundle"), stored)
 	}
 	if len(missing) > 0 {
-		c.Found = lacking(missing)
-		c.Details = where(in.Folder, missing)
+		c.Verdict, c.Found, c.Details = Warn, lacking(missing), where(in.Folder, missing)
 		c.ToDo = "copy the rke2-images-core bundle of exactly this version into " + in.Folder.Dir
-		c.Verdict = Warn
 		if in.Config.Offline {
-			c.Details = append(c.Details, "offline is set: no registry is asked")
 			c.Verdict = Fail
+			c.Details = append(c.Details, "offline is set: no registry is asked")
 		} else {
-			c.Details = append(c.Details, "registries are asked for it: rke2 doctor --dial tells whether they have it")
+			c.Details = append(c.Details, "offline is not set: registries are asked; rke2 doctor --dial tells whether they have it")
 		}
 	}
 	if len(refused) > 0 {
-		var names []string
-		for _, s := range refused {
-			names = append(names, s.Ref.String())
-			c.Details = append(c.Details, fmt.Sprintf("%s (%s): %v", s.Ref, s.What, s.Err))
-		}
-		text := "cannot be used: " + and(names)
-		if len(missing) > 0 {
-			text = c.Found + "; " + text
-		}
-		todo := "copy the bundle again, from where it was verified; rke2 bundle verify says what is wrong with it"
-		if c.ToDo != "" {
-			todo = c.ToDo + "; " + todo
-		}
-		c.Verdict, c.Found, c.ToDo = Fail, text, todo
+		refuse(&c, refused)
 	}
 	return c
+}
+
+// refuse adds images that bundles have and that cannot be used. What might be pulled is
+// not worth a word then.
+func refuse(c *Check, refused []Source) {
+	var names, why []string
+	for _, s := range refused {
+		names = append(names, s.Ref.String())
+		why = append(why, fmt.Sprintf("%s (%s): %v", s.Ref, s.What, s.Err))
+	}
+	found := "cannot be used: " + and(names)
+	todo := "copy the bundle again, from where it was verified; rke2 bundle verify says what is wrong with it"
+	if c.Verdict == Fail {
+		found, why, todo = c.Found+"; "+found, append(c.Details, why...), c.ToDo+"; "+todo
+	}
+	c.Verdict, c.Found, c.Details, c.ToDo = Fail, found, why, todo
 }
 
 // staged tells whether the phase that stages the runtime is to decide: it may go back to
@@ -283,7 +284,7 @@ func where(f *scan.Folder, missing []Source) []string {
 			out = append(out, fmt.Sprintf("%s: has %s", base, strings.Join(near, ", ")))
 			continue
 		}
-		out = append(out, fmt.Sprintf("%s: %s, none of that repository", base, plural(len(file.Archive.Images()), "image")))
+		out = append(out, fmt.Sprintf("%s: %s, none of them wanted", base, plural(len(file.Archive.Images()), "image")))
 	}
 	for _, path := range f.Other {
 		if ext := strings.ToLower(filepath.Ext(path)); ext != ".txt" && ext != ".json" {

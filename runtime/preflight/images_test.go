@@ -133,6 +133,15 @@ func TestRefusedImages(t *testing.T) {
 		return good(a, image)
 	}
 	verdict(t, Images(w.input()), Fail, "cannot be used: "+etcd, "core.tar: unsigned", "rke2 bundle verify")
+	// Beside it something is missing: a fault of its own only where it can't be pulled.
+	w.in.Config.ImageOverrides = map[string]string{"kube-scheduler": "registry.example/scheduler:v1"}
+	verdict(t, Images(w.input()), Fail, "no bundle has the image registry.example/scheduler:v1", "cannot be used: "+etcd, "offline is set")
+	w.in.Config.Offline = false
+	c := Images(w.input())
+	verdict(t, c, Fail, "cannot be used: "+etcd)
+	if strings.Contains(c.String(), "scheduler") {
+		t.Errorf("what may be pulled is a fault:\n%s", c)
+	}
 }
 
 // TestPartOfABundle: a layer in a part that was forgotten is found out before the start.

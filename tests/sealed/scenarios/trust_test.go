@@ -45,6 +45,10 @@ func TestUntrustedBundlesAreRefused(t *testing.T) {
 	}
 	// Offline, a node refuses to start for want of the images that these bundles lack.
 	n := newNode(t, node.Options{Name: "wary", Binary: p.Binary, Config: map[string]any{"offline": false}})
+	// That there is no registry is known at once.
+	if out, err := n.Command(t.Context(), "sh", "-ec", "echo 127.0.0.1 index.docker.io >> /etc/hosts").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	work := t.TempDir()
 
 	t.Run("signatures", func(t *testing.T) {
