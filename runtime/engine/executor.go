@@ -31,7 +31,8 @@ type Content interface {
 	Bin() string
 	// Import brings the node's images into the containerd at address, control
 	// plane first, and calls ready with each reference as soon as containers
-	// of it can start. It returns when everything is in.
+	// of it can start. Then it keeps them there, also those of bundles that
+	// come later, until ctx ends.
 	Import(ctx context.Context, address string, ready func(reference string)) error
 	// Pinned is the immutable form (name@digest) of a reference whose digest
 	// is known from the release, else the reference itself.

@@ -117,7 +117,7 @@ func (c *Content) importer(address string) (*imageimport.Importer, func(), error
 			Holder:      c.folder.Holder,
 			Registries:  registries,
 			Snapshotter: c.config.Snapshotter,
-			Progress:    progress(c.log),
+			Progress:    progress(c.log, c.line.Status),
 			Log:         c.log,
 		}, func() {
 			_ = conn.Close()

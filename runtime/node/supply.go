@@ -65,7 +65,7 @@ func (s *supply) oneByOne(ctx context.Context, control []wantedImage, ready func
 func (s *supply) insist(ctx context.Context, item imageimport.Item) error {
 	for {
 		result, err := s.importer.Import(ctx, item)
-		s.total.Add(result)
+		s.count(result)
 		var space *imageimport.SpaceError
 		if !errors.As(err, &space) {
 			return err
@@ -75,6 +75,11 @@ func (s *supply) insist(ctx context.Context, item imageimport.Item) error {
 			return err
 		}
 	}
+}
+
+func (s *supply) count(r imageimport.Result) {
+	s.total.Add(r)
+	s.line.Read(r.Blobs, r.Bytes)
 }
 
 // fullDisk says it once for as long as it is.
@@ -135,7 +140,7 @@ func (s *supply) fill(ctx context.Context) error {
 		}
 	}
 	result, err := s.importer.Import(ctx, due...)
-	s.total.Add(result)
+	s.count(result)
 	var failures imageimport.Failures
 	var space *imageimport.SpaceError
 	switch {
@@ -210,7 +215,7 @@ func (s *supply) dockerArchives(ctx context.Context) (sources []string, err erro
 		if err == nil {
 			var result imageimport.Result
 			result, err = s.importer.ImportDockerArchive(ctx, file.Archive)
-			s.total.Add(result)
+			s.count(result)
 		}
 		var space *imageimport.SpaceError
 		switch {
@@ -260,12 +265,14 @@ func (s *supply) reopen(ctx context.Context, path string) error {
 // progressPause is how often the log says how far a long import is.
 const progressPause = 5 * time.Second
 
-// progress logs how far an import is, a line every few seconds.
-func progress(log *slog.Logger) func(imageimport.Progress) {
+// progress tells the log how far an import is, a line every few seconds, and whoever
+// asks for the node's status.
+func progress(log *slog.Logger, status func(string)) func(imageimport.Progress) {
 	var last time.Time
 	var done int64
 	return func(p imageimport.Progress) {
 		now := time.Now()
+		status(fmt.Sprintf("importing images: %d of %d MB", p.Done/1e6, p.Total/1e6))
 		if last.IsZero() || p.Done < done {
 			last, done = now, p.Done // the first of an import
 			return
