@@ -196,6 +196,16 @@ func (a *Archive) stream(progress func(done, total int64)) (io.Reader, io.Closer
 	return struct{ io.Reader }{d}, d, nil
 }
 
+// Tar opens the uncompressed tar from its start, for readers of tars that this package
+// does not stand for; nothing of it is verified. The caller closes it.
+func (a *Archive) Tar() (io.ReadCloser, error) {
+	r, c, err := a.stream(nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading bundle %s: %w", a.file, err)
+	}
+	return reader{r, c}, nil
+}
+
 // progressReader tells how much of a file has been read.
 type progressReader struct {
 	s     *io.SectionReader

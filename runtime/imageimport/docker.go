@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/rancher/wharfie/pkg/tarfile"
 
 	"github.com/rancher/rke2/airgap"
 	"github.com/rancher/rke2/runtime/watch"
@@ -61,11 +60,7 @@ func (i *Importer) dockerArchive(ctx context.Context, archive *airgap.Archive) (
 	if err := i.roomFor(archive.Size()); err != nil {
 		return result, err
 	}
-	open, err := tarfile.GetOpener(archive.Path())
-	if err != nil {
-		return result, err
-	}
-	stream, err := open()
+	stream, err := archive.Tar()
 	if err != nil {
 		return result, err
 	}
