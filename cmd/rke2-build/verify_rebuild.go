@@ -22,6 +22,7 @@ type rebuildFlags struct {
 	cold bool
 	keep bool
 	work string
+	with string // a products' folder that is compared with, instead of a rebuild
 }
 
 func newVerifyRebuild(f *flags) *cobra.Command {
@@ -40,6 +41,10 @@ Shared with earlier builds is only what others published, each file checked by i
 Go's module cache (go.sum), Debian packages (sources.lock) and upstream images (digest).
 With --cold these are fetched again.
 
+With --with nothing is built: the products are compared with those that another machine
+made of the same sources, in whole or in part (its oci/, sbom/ and provenance/). The
+keys may differ: signatures are not compared.
+
 Images are rebuilt for the platforms that the layout has them for, or those of
 --platform. All images take as long as a first build, and about 8 GB of disk.
 
@@ -49,6 +54,9 @@ Exit codes: 0 the same, 1 different (or failed), 2 wrong usage.`,
 
   # everything, the report for a machine
   rke2-build verify-rebuild -o json > rebuild.json
+
+  # hold what somebody else built against what was built here
+  rke2-build verify-rebuild --with /media/usb/their-dist
 
   # keep both for a closer look when they differ
   rke2-build verify-rebuild hardened-etcd --keep --work /var/tmp/rebuild`,
@@ -77,6 +85,10 @@ Exit codes: 0 the same, 1 different (or failed), 2 wrong usage.`,
 	cmd.Flags().BoolVar(&r.cold, "cold", false, "fetch Go modules, Debian packages and upstream images again")
 	cmd.Flags().BoolVar(&r.keep, "keep", false, "keep the rebuild, and say where it is")
 	cmd.Flags().StringVar(&r.work, "work", "", "folder to rebuild in, empty or not there (default: a temporary one)")
+	cmd.Flags().StringVar(&r.with, "with", "", "compare with this products' folder of another build instead of building again")
+	for _, other := range []string{"cold", "keep", "work"} {
+		cmd.MarkFlagsMutuallyExclusive("with", other)
+	}
 	return cmd
 }
 
@@ -87,6 +99,7 @@ type rebuildReport struct {
 	Cold      bool             `json:"cold"`
 	Elapsed   time.Duration    `json:"elapsed"`        // nanoseconds, of the rebuild
 	Kept      string           `json:"kept,omitempty"` // folder of the rebuild
+	With      string           `json:"with,omitempty"` // folder of the other build, where nothing was rebuilt
 }
 
 func (f *flags) verifyRebuild(cmd *cobra.Command, r *rebuildFlags, names []string) (report rebuildReport, err error) {
@@ -105,6 +118,15 @@ func (f *flags) verifyRebuild(cmd *cobra.Command, r *rebuildFlags, names []strin
 			return report, err
 		}
 		f.platform = joined(platforms)
+	}
+	if r.with != "" {
+		platforms, err := artifact.ParsePlatforms(f.platform)
+		if err != nil {
+			return report, usageError{err}
+		}
+		report.With = r.with
+		err = report.compare(built, r.with, refs, platforms)
+		return report, err
 	}
 	w, err := rebuild.NewWorkspace(r.work, r.cold)
 	if err != nil {
@@ -129,24 +151,30 @@ func (f *flags) verifyRebuild(cmd *cobra.Command, r *rebuildFlags, names []strin
 		return report, fmt.Errorf("rebuilding: %w", err)
 	}
 	report.Elapsed, report.Cold = time.Since(start), r.cold
-	if report.Results, err = rebuild.Compare(filepath.Join(built, "oci"), p.Layout(), refs, p.Platforms()); err != nil {
-		return report, err
+	err = report.compare(built, w.Out(), refs, p.Platforms())
+	return report, err
+}
+
+// compare holds two products' folders against each other.
+func (r *rebuildReport) compare(built, rebuilt string, refs []string, platforms []artifact.Platform) (err error) {
+	if r.Results, err = rebuild.Compare(filepath.Join(built, "oci"), filepath.Join(rebuilt, "oci"), refs, platforms); err != nil {
+		return err
 	}
-	statements, err := statementsIn(w.Out())
+	statements, err := statementsIn(rebuilt)
 	if err != nil {
-		return report, err
+		return err
 	}
-	more, err := rebuild.CompareFiles(built, w.Out(), statements)
+	more, err := rebuild.CompareFiles(built, rebuilt, statements)
 	if err != nil {
-		return report, err
+		return err
 	}
-	report.Results = append(report.Results, more...)
-	for _, x := range report.Results {
+	r.Results = append(r.Results, more...)
+	for _, x := range r.Results {
 		if !x.Equal {
-			report.Different++
+			r.Different++
 		}
 	}
-	return report, nil
+	return nil
 }
 
 // references are the full names of the images (none named: of all).
@@ -248,6 +276,10 @@ func (r rebuildReport) print(cmd *cobra.Command) error {
 			fmt.Fprintf(out, "\n%s %s\n  built   %s\n  rebuilt %s\n%s\n", x.Reference, x.Platform, dash(x.Built), dash(x.Rebuilt), x.Difference)
 		}
 	}
-	fmt.Fprintf(out, "\n%d compared, %d different; rebuilt in %s\n", len(r.Results), r.Different, r.Elapsed.Round(100*time.Millisecond))
+	how := "rebuilt in " + r.Elapsed.Round(100*time.Millisecond).String()
+	if r.With != "" {
+		how = "with " + r.With
+	}
+	fmt.Fprintf(out, "\n%d compared, %d different; %s\n", len(r.Results), r.Different, how)
 	return nil
 }

@@ -62,6 +62,20 @@ func TestVerifyRebuild(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(root, "rebuild", "dist", "oci", "index.json")); err != nil {
 		t.Error(err)
 	}
+	// The same comparison, with what another build left.
+	code, out, msg = invoke(t, "verify-rebuild", "--with", filepath.Join(root, "rebuild", "dist"))
+	if code != exitFailure || !strings.Contains(out, "config: .config.Labels") || !strings.Contains(out, "with "+filepath.Join(root, "rebuild", "dist")) {
+		t.Errorf("%d\n%s%s", code, out, msg)
+	}
+	if code, out, msg = invoke(t, "verify-rebuild", "--with", filepath.Join(root, "dist")); code != 0 || !strings.Contains(out, "4 compared, 0 different") {
+		t.Errorf("%d\n%s%s", code, out, msg)
+	}
+	if code, _, msg = invoke(t, "verify-rebuild", "--with", filepath.Join(root, "none")); code != exitFailure || !strings.Contains(msg, "there is no OCI layout in") {
+		t.Errorf("%d\n%s", code, msg)
+	}
+	if code, _, msg = invoke(t, "verify-rebuild", "--with", "x", "--keep"); code != exitUsage {
+		t.Errorf("%d\n%s", code, msg)
+	}
 	if code, _, msg = invoke(t, "verify-rebuild", "--work", filepath.Join(root, "rebuild")); code != exitFailure || !strings.Contains(msg, "is not empty") {
 		t.Errorf("%d\n%s", code, msg)
 	}
