@@ -2,12 +2,17 @@ package node
 
 import (
 	"log/slog"
+	"path/filepath"
 
 	"github.com/rancher/rke2/runtime/stage"
 )
 
-// prune removes the staged runtimes of other versions, and says what keeps the others.
+// prune removes the staged runtimes of other versions, and says what keeps the others. What
+// runs that were cut short had got of an image is of no use any more either.
 func prune(dataDir string, current stage.Root, log *slog.Logger) {
+	for _, prefix := range []string{pulledPrefix, unpackedPrefix} {
+		removeAll(filepath.Join(dataDir, "data", prefix+"*"))
+	}
 	removed, err := stage.Prune(dataDir, current, func(dir string) bool {
 		by := stage.Host().From(dir)
 		if by != "" {

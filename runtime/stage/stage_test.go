@@ -231,13 +231,18 @@ func TestPrune(t *testing.T) {
 	for _, digit := range []string{"a", "b", "c"} {
 		roots = append(roots, stage(t, dir, image(t, digit, layer{entries: []entry{{name: "bin/k", content: "x"}}})))
 	}
-	foreign := filepath.Join(dir, "data", "keep-000000000000")
-	if err := os.MkdirAll(foreign, 0o755); err != nil {
-		t.Fatal(err)
+	foreign, unfinished := filepath.Join(dir, "data", "keep-000000000000"), filepath.Join(dir, "data", unfinishedPrefix+"1")
+	for _, d := range []string{foreign, unfinished} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	removed, err := Prune(dir, roots[2], func(d string) bool { return d == roots[1].Dir })
 	if err != nil || !slices.Equal(removed, []string{roots[0].Dir}) {
 		t.Errorf("removed %q, %v", removed, err)
+	}
+	if _, err := os.Stat(unfinished); err == nil {
+		t.Error("what a killed run left is still there")
 	}
 	for _, stays := range []string{roots[1].Dir, roots[2].Dir, foreign} {
 		if _, err := os.Stat(stays); err != nil {

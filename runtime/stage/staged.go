@@ -21,7 +21,7 @@ type Staged struct {
 }
 
 // stagedName matches the folders that Key names.
-var stagedName = regexp.MustCompile(`^.+-[0-9a-f]{12}$`)
+var stagedName = regexp.MustCompile(`^[^.].*-[0-9a-f]{12}$`)
 
 // All lists the staged roots by name. Folders that are not this package's are
 // passed over, and so are those whose record is lost.
@@ -54,13 +54,15 @@ func All(dataDir string) ([]Staged, error) {
 }
 
 // Prune removes the staged roots of other versions, except those that keep
-// says are in use (see [Running.From]). It returns the folders that it removed.
+// says are in use (see [Running.From]), and what killed runs left half written. It
+// returns the folders of the roots that it removed.
 func Prune(dataDir string, current Root, keep func(dir string) bool) (removed []string, err error) {
 	parent := filepath.Join(dataDir, "data")
 	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return nil, fmt.Errorf("removing old staged runtimes: %w", err)
 	}
+	removeUnfinished(parent)
 	for _, entry := range entries {
 		dir := filepath.Join(parent, entry.Name())
 		if dir == current.Dir || !entry.IsDir() || !stagedName.MatchString(entry.Name()) || keep(dir) {
