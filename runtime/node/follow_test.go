@@ -131,11 +131,33 @@ func TestFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer content.Close()
+	// Somebody copies the bundle again just when the import begins.
+	raw, err := os.ReadFile(core)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copying, err := os.OpenFile(core, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	ended, ready := make(chan error, 1), make(chan string, 9)
 	go func() { ended <- content.Import(ctx, f.Socket, func(ref string) { ready <- ref }) }()
-	if ref := <-ready; ref != pause {
-		t.Errorf("ready: %s", ref)
+	f.await(t, "a bundle changed while it was being read", core, "was replaced or written to while it was being read: the new one is read next")
+	if _, err := copying.Write(raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := copying.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case ref := <-ready:
+		if ref != pause {
+			t.Errorf("ready: %s", ref)
+		}
+	case err := <-ended:
+		t.Fatalf("it ended: %v", err)
 	}
 	f.await(t, "images are ready", "blobs=6", "failed=0")
 	dir := f.config.ImagesDir()

@@ -25,40 +25,63 @@ type supply struct {
 	told     bool // that images are ready
 }
 
-// controlPlane brings in what the node itself needs, image by image. A bundle that is
-// replaced meanwhile is read again.
+// controlPlane brings in what the node itself needs, image by image. What fails because a
+// bundle is being replaced is tried again with the new one.
 func (s *supply) controlPlane(ctx context.Context, ready func(reference string)) error {
 	for {
-		items, refused := s.admit()
-		items = s.available(ctx, s.importer, items, refused)
-		control, _, err := s.split(ctx, s.importer, items, refused)
-		if err != nil {
+		err := s.needed(ctx, ready)
+		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		again, err := s.oneByOne(ctx, control, ready)
-		if err != nil || !again {
+		again, reopenErr := s.reopenChanged(ctx, err)
+		if reopenErr != nil {
+			return reopenErr
+		}
+		if !again {
 			return err
 		}
 	}
 }
 
-func (s *supply) oneByOne(ctx context.Context, control []wantedImage, ready func(reference string)) (again bool, err error) {
+func (s *supply) needed(ctx context.Context, ready func(reference string)) error {
+	items, refused := s.admit()
+	items = s.available(ctx, s.importer, items, refused)
+	control, _, err := s.split(ctx, s.importer, items, refused)
+	if err != nil {
+		return err
+	}
 	for _, wanted := range control {
 		if wanted.item != nil {
-			err := s.insist(ctx, *wanted.item)
-			if err != nil && s.changed(wanted.item.Archive) != nil {
-				s.log.Error("a bundle changed while it was being read", "error", errors.Join(s.changed(wanted.item.Archive), err))
-				return true, s.reopen(ctx, wanted.item.Archive.Path())
-			}
-			if err != nil {
-				return false, err
+			if err := s.insist(ctx, *wanted.item); err != nil {
+				return err
 			}
 		}
 		for _, ref := range wanted.refs {
 			ready(ref)
 		}
 	}
-	return false, nil
+	return nil
+}
+
+// reopenChanged reads the bundles again that are not those that were opened; cause is what
+// failed meanwhile.
+func (s *supply) reopenChanged(ctx context.Context, cause error) (again bool, err error) {
+	var paths []string
+	for _, file := range s.folder.Files {
+		if file.Archive == nil {
+			continue
+		}
+		if changed := s.changed(file.Archive); changed != nil {
+			s.log.Error("a bundle changed while it was being read", "error", changed, "failed", cause)
+			paths = append(paths, file.Path)
+		}
+	}
+	for _, path := range paths {
+		if err := s.reopen(ctx, path); err != nil {
+			return true, err
+		}
+	}
+	return len(paths) > 0, nil
 }
 
 // insist imports an image, and waits while the disk is full.
@@ -268,6 +291,10 @@ const progressPause = 5 * time.Second
 // progress tells the log how far an import is, a line every few seconds, and whoever
 // asks for the node's status.
 func progress(log *slog.Logger, status func(string)) func(imageimport.Progress) {
+	return progressEvery(log, status, progressPause)
+}
+
+func progressEvery(log *slog.Logger, status func(string), pause time.Duration) func(imageimport.Progress) {
 	var last time.Time
 	var done int64
 	return func(p imageimport.Progress) {
@@ -277,7 +304,7 @@ func progress(log *slog.Logger, status func(string)) func(imageimport.Progress) 
 			last, done = now, p.Done // the first of an import
 			return
 		}
-		if now.Sub(last) < progressPause {
+		if now.Sub(last) < pause {
 			return
 		}
 		rate := float64(p.Done-done) / 1e6 / now.Sub(last).Seconds()
