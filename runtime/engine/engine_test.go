@@ -115,7 +115,7 @@ func TestParse(t *testing.T) {
 	write(t, file, "token: from-file\ncluster-cidr: 10.0.0.0/8\n")
 	agent, err := Parse(config.Agent, []string{"--config=" + file, "--server=https://192.0.2.7:9345"}, release)
 	if err != nil || agent.Config.Join != "https://192.0.2.7:9345" || cmds.AgentConfig.Token != "from-file" ||
-		len(agent.Warnings) != 1 || !strings.Contains(agent.Warnings[0], "cluster-cidr is not an option of this command") {
+		len(agent.Warnings) != 2 || !strings.Contains(agent.Warnings[0], "cluster-cidr is not an option of this command") {
 		t.Errorf("an agent: %+v, %v", agent, err)
 	}
 	write(t, file, "offline: [\n")

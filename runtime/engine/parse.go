@@ -185,7 +185,7 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		CredentialProviders:   cmds.AgentConfig.ImageCredProvConfig,
 		CredentialProviderBin: cmds.AgentConfig.ImageCredProvBinDir,
 		Join:                  join,
-		NodeIPs:               cmds.AgentConfig.NodeIP.Value(),
+		NodeIPs:               commaList(cmds.AgentConfig.NodeIP.Value()),
 		Snapshotter:           cmds.AgentConfig.Snapshotter,
 		SystemDefaultRegistry: registry,
 		AirgapExtraRegistries: cmds.AgentConfig.AirgapExtraRegistry.Value(),
@@ -287,6 +287,11 @@ func engineDefaults(c config.Config) {
 	harden(c)
 }
 
+// commaList is the items of a list, some of which may hold several, joined by commas.
+func commaList(list []string) []string {
+	return strings.FieldsFunc(strings.Join(list, ","), func(r rune) bool { return r == ',' || r == ' ' })
+}
+
 // engineSettings hands the engine what it has no option for.
 func (o *own) engineSettings() {
 	a := &cmds.AgentConfig
@@ -301,7 +306,7 @@ func (o *own) engineSettings() {
 // cloud controller manager: several addresses of a node, and that somebody else runs one.
 func (o *own) kubeletArgs(theirs []string, addresses []string) []string {
 	var ours []string
-	if ips := strings.Split(strings.Join(addresses, ","), ","); len(ips) > 1 {
+	if ips := commaList(addresses); len(ips) > 1 {
 		ours = append(ours, "node-ip="+strings.Join(ips, ","))
 	}
 	if o.cloudProvider == "external" {
