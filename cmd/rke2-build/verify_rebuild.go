@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -86,9 +87,6 @@ Exit codes: 0 the same, 1 different (or failed), 2 wrong usage.`,
 	cmd.Flags().BoolVar(&r.keep, "keep", false, "keep the rebuild, and say where it is")
 	cmd.Flags().StringVar(&r.work, "work", "", "folder to rebuild in, empty or not there (default: a temporary one)")
 	cmd.Flags().StringVar(&r.with, "with", "", "compare with this products' folder of another build instead of building again")
-	for _, other := range []string{"cold", "keep", "work"} {
-		cmd.MarkFlagsMutuallyExclusive("with", other)
-	}
 	return cmd
 }
 
@@ -103,6 +101,9 @@ type rebuildReport struct {
 }
 
 func (f *flags) verifyRebuild(cmd *cobra.Command, r *rebuildFlags, names []string) (report rebuildReport, err error) {
+	if r.with != "" && (r.cold || r.keep || r.work != "") {
+		return report, usageError{errors.New("--with builds nothing: leave out --cold, --keep and --work")}
+	}
 	tree, err := f.tree()
 	if err != nil {
 		return report, err
@@ -120,6 +121,9 @@ func (f *flags) verifyRebuild(cmd *cobra.Command, r *rebuildFlags, names []strin
 		f.platform = joined(platforms)
 	}
 	if r.with != "" {
+		if same(built, r.with) {
+			return report, usageError{fmt.Errorf("--with %s: that is the folder of the products themselves", r.with)}
+		}
 		platforms, err := artifact.ParsePlatforms(f.platform)
 		if err != nil {
 			return report, usageError{err}
@@ -153,6 +157,13 @@ func (f *flags) verifyRebuild(cmd *cobra.Command, r *rebuildFlags, names []strin
 	report.Elapsed, report.Cold = time.Since(start), r.cold
 	err = report.compare(built, w.Out(), refs, p.Platforms())
 	return report, err
+}
+
+// same tells whether two names are of one folder, whose lock cannot be had twice.
+func same(a, b string) bool {
+	x, xerr := os.Stat(a)
+	y, yerr := os.Stat(b)
+	return xerr == nil && yerr == nil && os.SameFile(x, y)
 }
 
 // compare holds two products' folders against each other.

@@ -67,10 +67,17 @@ func TestVerifyRebuild(t *testing.T) {
 	if code != exitFailure || !strings.Contains(out, "config: .config.Labels") || !strings.Contains(out, "with "+filepath.Join(root, "rebuild", "dist")) {
 		t.Errorf("%d\n%s%s", code, out, msg)
 	}
-	if code, out, msg = invoke(t, "verify-rebuild", "--with", filepath.Join(root, "dist")); code != 0 || !strings.Contains(out, "4 compared, 0 different") {
+	theirs := filepath.Join(root, "theirs")
+	if err := os.CopyFS(theirs, os.DirFS(filepath.Join(root, "dist"))); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, msg = invoke(t, "verify-rebuild", "--with", theirs); code != 0 || !strings.Contains(out, "4 compared, 0 different") {
 		t.Errorf("%d\n%s%s", code, out, msg)
 	}
 	if code, _, msg = invoke(t, "verify-rebuild", "--with", filepath.Join(root, "none")); code != exitFailure || !strings.Contains(msg, "there is no OCI layout in") {
+		t.Errorf("%d\n%s", code, msg)
+	}
+	if code, _, msg = invoke(t, "verify-rebuild", "--with", filepath.Join(root, "dist")); code != exitUsage || !strings.Contains(msg, "the products themselves") {
 		t.Errorf("%d\n%s", code, msg)
 	}
 	if code, _, msg = invoke(t, "verify-rebuild", "--with", "x", "--keep"); code != exitUsage {
