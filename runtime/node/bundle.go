@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -75,6 +76,13 @@ func (b *bootstrap) fromArchive(ctx context.Context, found scan.Found) (stage.Ro
 	}
 	timeline.Of(ctx).Mark(timeline.Verify)
 	image.Layers = b.layers(archive, manifest)
+	if archive.Compression() != "none" {
+		clear, err := b.unpackLayers(ctx, archive, manifest, image.Layers)
+		defer clear()
+		if err != nil {
+			return stage.Root{}, refuse(err)
+		}
+	}
 	root, err := b.stage(ctx, image, found.File.Path)
 	var absent *absentError
 	switch {
@@ -121,8 +129,52 @@ func (b *bootstrap) layers(archive *airgap.Archive, manifest *v1.Manifest) []sta
 	return layers
 }
 
-// unpackedPrefix names the folder of what a docker-archive is unpacked to.
-const unpackedPrefix = ".docker-archive-"
+// unpackLayers takes the layers that a compressed bundle has out of it, in one pass: each
+// by itself would have everything before it decompressed again. They replace what layers
+// has, until clear is called.
+func (b *bootstrap) unpackLayers(ctx context.Context, archive *airgap.Archive, manifest *v1.Manifest, layers []stage.Layer) (clear func(), err error) {
+	dir, err := b.temporary()
+	if err != nil {
+		return func() {}, err
+	}
+	clear = func() {
+		_ = os.RemoveAll(dir)            // else the next start does it
+		_ = os.Remove(filepath.Dir(dir)) // only if nothing was ever staged
+	}
+	there := map[v1.Hash]bool{}
+	for _, desc := range manifest.Layers {
+		if there[desc.Digest], err = archive.Has(desc.Digest); err != nil {
+			return clear, err
+		}
+	}
+	err = archive.Walk(ctx, func(h v1.Hash) bool { return there[h] }, func(d v1.Descriptor, r io.Reader) error {
+		return save(filepath.Join(dir, d.Digest.Hex), r)
+	})
+	for i, layer := range filesOf(dir, manifest) {
+		if there[manifest.Layers[i].Digest] {
+			layers[i] = layer
+		}
+	}
+	return clear, err
+}
+
+// unpackedPrefix names folders of what is taken out of archives that cannot be read from
+// where they are.
+const unpackedPrefix = ".unpacked-"
+
+// temporary makes such a folder.
+func (b *bootstrap) temporary() (string, error) {
+	data := filepath.Join(b.config.DataDir, "data")
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		return "", fmt.Errorf("%w: %w", stage.ErrTarget, err)
+	}
+	removeAll(filepath.Join(data, unpackedPrefix+"*")) // of a run that was killed
+	dir, err := os.MkdirTemp(data, unpackedPrefix)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", stage.ErrTarget, err)
+	}
+	return dir, nil
+}
 
 // fromDockerArchive stages an image of what `docker save` wrote, which has no manifest that
 // could be signed: only a policy that asks for no signature takes it. Its manifest is made
@@ -132,12 +184,7 @@ func (b *bootstrap) fromDockerArchive(ctx context.Context, found scan.Found) (_ 
 	if !ok || b.policy.Required(tag) {
 		return stage.Root{}, errors.New("a legacy docker-archive has no digests or signatures: save it as an OCI archive")
 	}
-	data := filepath.Join(b.config.DataDir, "data")
-	if err := os.MkdirAll(data, 0o755); err != nil {
-		return stage.Root{}, err
-	}
-	removeAll(filepath.Join(data, unpackedPrefix+"*")) // of a run that was killed
-	dir, err := os.MkdirTemp(data, unpackedPrefix)
+	dir, err := b.temporary()
 	if err != nil {
 		return stage.Root{}, err
 	}
@@ -166,7 +213,10 @@ func save(path string, r io.Reader) (err error) {
 		return err
 	}
 	_, err = io.Copy(f, r)
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: the disk is full: make room there: %w", stage.ErrTarget, err)
+	}
+	return err
 }
 
 // filesOf are the layers of an image whose blobs are files of dir, verified while read.

@@ -96,6 +96,28 @@ func TestPrepareFromEveryCompression(t *testing.T) {
 	}
 }
 
+// TestPrepareRefusesCompressed: what is wrong inside of a compressed bundle leaves nothing
+// behind either.
+func TestPrepareRefusesCompressed(t *testing.T) {
+	w, whole := layeredWorld(t, "core.tar", 1, 2)
+	damage(t, whole)
+	raw, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed := through(t, raw, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) })
+	if err := os.WriteFile(filepath.Join(w.config.ImagesDir(), "core.tar.zst"), packed, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before := files(t, w.config.DataDir)
+	if _, err := w.prepare(t); err == nil || !strings.Contains(err.Error(), "damaged") || !strings.Contains(err.Error(), "core.tar.zst") {
+		t.Errorf("got %v", err)
+	}
+	if after := files(t, w.config.DataDir); len(before) != len(after) {
+		t.Errorf("left behind: %q", after)
+	}
+}
+
 func TestPreparePassesHiddenFilesOver(t *testing.T) {
 	for _, file := range []string{".core.tar", ".old/core.tar", "a/.b/core.tar", "core.tar.part", "core"} {
 		w, whole := layeredWorld(t, "core.tar", 1)
