@@ -211,7 +211,9 @@ func Images(in Input) Check {
 		c.Found = fmt.Sprintf("%s that this node needs: %d in %s, %d kept from an earlier start", plural(len(sources), "image"), len(sources)-stored, plural(len(bundles), "bundle"), stored)
 	}
 	if len(missing) > 0 {
-		c.Verdict, c.Found, c.Details = Warn, lacking(missing), where(in.Folder, missing)
+		c.Verdict = Warn
+		c.Found, c.Details = lacking(missing, len(sources))
+		c.Details = append(c.Details, where(in.Folder, missing)...)
 		c.ToDo = "copy the rke2-images-core bundle of exactly this version into " + in.Folder.Dir
 		if in.Config.Offline {
 			c.Verdict = Fail
@@ -242,26 +244,28 @@ func refuse(c *Check, refused []Source) {
 	c.Verdict, c.Found, c.Details, c.ToDo = Fail, found, why, todo
 }
 
-// staged tells whether the phase that stages the runtime is to decide: it may go back to
-// what an earlier start staged.
+// staged tells whether the phase that stages the runtime is to decide: where a bundle's is
+// refused, or the release does not pin it, it may stay with what an earlier start staged.
 func staged(in Input, s Source) bool {
 	if s.Role != config.RoleRuntime || s.File != "" {
+		return false
+	}
+	if _, pinned := in.Pinned(s.Need); pinned && s.Err == nil {
 		return false
 	}
 	entries, err := os.ReadDir(filepath.Join(in.Config.DataDir, "data"))
 	return err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.IsDir() && !strings.HasPrefix(e.Name(), ".") })
 }
 
-func lacking(missing []Source) string {
-	if len(missing) == 1 {
-		s := missing[0]
-		return fmt.Sprintf("no bundle has the image %s (%s)", s.Ref, s.What)
-	}
-	var names []string
+// lacking names what is missing.
+func lacking(missing []Source, of int) (found string, details []string) {
 	for _, s := range missing {
-		names = append(names, fmt.Sprintf("%s (%s)", s.Ref, s.What))
+		details = append(details, fmt.Sprintf("no bundle has the image %s (%s)", s.Ref, s.What))
 	}
-	return "no bundle has the images " + and(names)
+	if len(missing) == 1 {
+		return details[0], nil
+	}
+	return fmt.Sprintf("no bundle has %d of the %s that this node needs", len(missing), plural(of, "image")), details
 }
 
 // where says what was looked at, and what is there instead.

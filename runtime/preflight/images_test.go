@@ -107,6 +107,15 @@ func TestImages(t *testing.T) {
 	verdict(t, Images(w.input()), Warn, etcd, "registries are asked")
 	w.in.Config.Offline = true
 
+	// An upgrade: another release's runtime is staged, and does not stand in for this one's.
+	old := filepath.Join(w.in.Config.DataDir, "data", "v8-rke2r1-0123456789ab", "bin")
+	if err := os.MkdirAll(old, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	in := w.input()
+	in.Starting = true
+	verdict(t, Images(in), Fail, "no bundle has the image "+runtimeRef, "no bundle has the image "+etcd)
+
 	// What the node has from before will do, if it is whole and what the release pins.
 	for _, ref := range []string{etcd, kube, pause} {
 		w.keep(aside, w.digest[ref])

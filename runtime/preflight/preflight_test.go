@@ -173,7 +173,7 @@ func TestStartNamesEveryFault(t *testing.T) {
 	}
 	for _, want := range []string{
 		"for 5 reasons", "not as root", "read-only file system", "6443 (kube-apiserver) is taken by nginx (pid 9)",
-		"no default route and no node-ip", "node-ip: 192.0.2.7", "no bundle has the images", etcd, "the folder does not exist", "to do: ",
+		"no default route and no node-ip", "node-ip: 192.0.2.7", "no bundle has 4 of the 4 images", "no bundle has the image " + etcd, "the folder does not exist", "to do: ",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in\n%v", want, err)
