@@ -9,7 +9,7 @@ func newTokenCommand() *cobra.Command {
 agents join and protects the cluster's keys in etcd and its snapshots. A bootstrap
 token lets agents join only, and ends after a time.`,
 		`  rke2 token create --ttl 1h --description "rack 7"
-  rke2 token rotate --new-token "$(rke2 token generate)"`,
+  rke2 token rotate --new-token "$(openssl rand -hex 16)"`,
 		engineCommand{
 			path: "token create", use: "[TOKEN]", short: "Make a bootstrap token, for agents to join with", args: cobra.MaximumNArgs(1),
 			long:    "Prints the token, with the hash of the cluster's authority that makes joining safe.",
@@ -22,7 +22,7 @@ token lets agents join only, and ends after a time.`,
 		},
 		engineCommand{
 			path: "token generate", short: "Print a random token that nothing knows yet",
-			long:    "For `rke2 token create` or `rke2 token rotate`.",
+			long:    "For `rke2 token create`.",
 			example: "  rke2 token generate",
 		},
 		engineCommand{
@@ -32,10 +32,11 @@ token lets agents join only, and ends after a time.`,
 		},
 		engineCommand{
 			path: "token rotate", short: "Replace the server token",
-			long: `The old one is good no more for joining. Put the new one in the configuration file
-of every node (token:) where it stands there, and restart servers, one after the
-other, then agents. Keep the old one: snapshots from before need it.`,
-			example: `  rke2 token rotate --new-token "$(rke2 token generate)"
+			long: `The old one is good no more for joining. Without --new-token one is made up; it is in
+<data-dir>/server/token then. Put it in the configuration file of every node where
+one stands (token:), and restart servers, one after the other, then agents. Keep
+the old one: snapshots from before need it.`,
+			example: `  rke2 token rotate --new-token "$(openssl rand -hex 16)"
   rke2 token rotate --token OLD --new-token NEW --server https://198.51.100.10:9345`,
 		},
 	)

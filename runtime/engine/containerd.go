@@ -58,9 +58,6 @@ func (e *Executor) Containerd(ctx context.Context, node *daemonconfig.Node) erro
 	if err := e.awaitCRI(ctx, node.Containerd.Address, exited); err != nil {
 		return err
 	}
-	if err := e.clearForReset(ctx, node.Containerd.Address); err != nil {
-		return err
-	}
 	if err := e.clearAfterReboot(ctx, node.Containerd.Address); err != nil {
 		// The kubelet gets there too, only later.
 		e.log.Warn("could not clear away the static pods that died with the host", "error", err)

@@ -198,6 +198,7 @@ func (e *Executor) Kubelet(ctx context.Context, args []string) error {
 	e.endKubelet.Store(&end)
 	if e.config.Role == config.Server && !e.resets() {
 		e.goWith(ctx, e.watchMembership)
+		e.goWith(ctx, e.grantRoles)
 	}
 	e.reportStart(ctx, time.Now())
 	return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/k3s-io/k3s/pkg/agent/cri"
 	"github.com/k3s-io/k3s/pkg/cli/cmds"
@@ -12,6 +13,9 @@ import (
 
 	"github.com/rancher/rke2/runtime/config"
 )
+
+// containerdSocket is where the node's containerd listens.
+const containerdSocket = "/run/k3s/containerd/containerd.sock"
 
 // podStop is how long the containers of a static pod may take to end, in seconds.
 const podStop = 3
@@ -22,10 +26,10 @@ func (e *Executor) resets() bool {
 	return e.config.Role == config.Server && cmds.ServerConfig.ClusterReset
 }
 
-// clearForReset ends all static pods before the kubelet runs: the engine is putting
-// another datastore in their place, and the etcd of an earlier start would hold its
-// ports, and the old data.
-func (e *Executor) clearForReset(ctx context.Context, address string) error {
+// prepareReset ends the static pods of an earlier start before the engine runs: it takes
+// the API server's port for itself while it puts another datastore in the place of the
+// one that etcd has open.
+func (e *Executor) prepareReset(ctx context.Context) error {
 	if !e.resets() {
 		return nil
 	}
@@ -34,7 +38,28 @@ func (e *Executor) clearForReset(ctx context.Context, address string) error {
 			return fmt.Errorf("removing the static pod %s: %w", name, err)
 		}
 	}
-	return e.endStaticPods(ctx, address)
+	file := filepath.Join(e.config.DataDir, "agent", "etc", "containerd", "config.toml")
+	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+		return nil // nothing has run here
+	}
+	containerd := process{
+		name: "containerd", path: filepath.Join(e.content.Bin(), "containerd"), args: []string{"-c", file},
+		env: containerdEnv(os.Environ()), logFile: filepath.Join(e.config.DataDir, "agent", "containerd", "containerd.log"), log: e.log,
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	exited := make(chan struct{})
+	var ended error
+	go func() {
+		defer close(exited)
+		ended = containerd.run(ctx)
+	}()
+	err := e.awaitCRI(ctx, containerdSocket, exited)
+	if err == nil {
+		err = e.endStaticPods(ctx, containerdSocket)
+	}
+	cancel()
+	<-exited
+	return errors.Join(err, ended)
 }
 
 // endReset ends etcd when the datastore has been reset: what runs next is not to find

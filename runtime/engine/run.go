@@ -27,6 +27,9 @@ func (i *Invocation) Run(facts host.Facts, content Content, log *slog.Logger) er
 		cmds.ServerConfig.EncryptSecrets = true
 	}
 	e := newExecutor(i.Config, facts, content, log)
+	if err := e.prepareReset(context.Background()); err != nil {
+		return fmt.Errorf("preparing the reset: %w", err)
+	}
 	executor.Set(e)
 	if err := e.registerMetrics(); err != nil {
 		return err

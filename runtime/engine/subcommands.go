@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -37,6 +38,9 @@ func fromFile(name string) bool {
 	return name == "data-dir" || name == "debug" || name == "node-name" ||
 		strings.HasPrefix(name, "etcd-snapshot-") || strings.HasPrefix(name, "etcd-s3")
 }
+
+// bootstrapToken is what `rke2 token generate` makes.
+var bootstrapToken = regexp.MustCompile(`^[a-z0-9]{6}\.[a-z0-9]{16}$`)
 
 // subcommand finds one of the engine's own commands by its path, such as
 // "etcd-snapshot save".
@@ -167,8 +171,8 @@ func RunSubcommand(path string, args []string) error {
 			}
 			args = append([]string{"--token=" + secret}, args...)
 		}
-		if option(args, "", "new-token") == "" {
-			return errors.New("no new token: give one with --new-token; `rke2 token generate` makes one up")
+		if next := option(args, "", "new-token"); bootstrapToken.MatchString(next) {
+			return fmt.Errorf("--new-token %s has the form of a bootstrap token, which a server token must not have: give another, or none to have one made up", next)
 		}
 	case "token delete":
 		args = tokenIDs(args)

@@ -90,9 +90,9 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%v: %v does not say %q", err, got, want)
 		}
 	}
-	for _, args := range [][]string{{"--new-token=x"}, {"--token=y"}} {
-		if err := RunSubcommand("token rotate", append(args, "--data-dir="+t.TempDir())); err == nil {
-			t.Errorf("token rotate %q without a server or a new token", args)
+	for want, args := range map[string][]string{"/server/token": {"--new-token=x"}, "form of a bootstrap": {"--token=y", "--new-token=abcdef.0123456789abcdef"}} {
+		if err := RunSubcommand("token rotate", append(args, "--data-dir="+t.TempDir())); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("token rotate %q: %v, want %q", args, err, want)
 		}
 	}
 	if err := RunSubcommand("certificate rotate-ca", []string{"--path=/no/such"}); err == nil || !strings.Contains(err.Error(), "/server/tls") {
