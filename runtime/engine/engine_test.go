@@ -67,7 +67,7 @@ func TestParse(t *testing.T) {
 		{"supervisor port", cmds.ServerConfig.SupervisorPort, 9345},
 		{"octal mode without quotes is as it is written", cmds.AgentConfig.Taints.Value()[0], "010"},
 		{"YAML's other word for true", cmds.ServerConfig.EtcdExposeMetrics, true},
-		{"resource requests", string(c.Requests["etcd"]["memory"]), "1Gi"},
+		{"resource requests", c.Requests["etcd"]["memory"], "1Gi"},
 		{"probes", c.Probes["etcd"]["startup"].Failures, int32(90)},
 		{"profile", c.Profile, "cis"},
 		{"the profile protects the kernel's defaults", cmds.AgentConfig.ProtectKernelDefaults, true},
