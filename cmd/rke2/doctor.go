@@ -210,7 +210,7 @@ func printReport(w io.Writer, r doctor.Report) error {
 			fmt.Fprintf(w, "    %d. %s\n", i+1, e)
 		}
 	}
-	fmt.Fprintf(w, "\n%s of a %s with the data folder %s: %d ok, %s, %s\n", count(len(r.Checks), "check"), r.Role, r.DataDir,
+	fmt.Fprintf(w, "\n%s (role %s, data folder %s): %d ok, %s, %s\n", count(len(r.Checks), "check"), r.Role, r.DataDir,
 		r.Count(preflight.OK), count(r.Count(preflight.Warn), "warning"), count(r.Count(preflight.Fail), "fault"))
 	return nil
 }
