@@ -61,7 +61,8 @@ func run() error {
 		executor.Set(newPods(release, facts))
 		return server.Run(c)
 	})}
-	return app.Run(configfilearg.MustParse(os.Args))
+	// K3s knows its load balancer, which brings the cloud controller, only as an item.
+	return app.Run(append(configfilearg.MustParse(os.Args), "--disable=servicelb"))
 }
 
 // settings make K3s a server as RKE2 does: static pods, its ports, none of K3s's own
