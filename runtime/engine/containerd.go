@@ -49,7 +49,7 @@ func (e *Executor) Containerd(ctx context.Context, node *daemonconfig.Node) erro
 		return fmt.Errorf("starting containerd: %w", err)
 	}
 	exited := make(chan struct{})
-	e.goWith(ctx, func(ctx context.Context) {
+	e.goWith(e.containerdLife(ctx), func(ctx context.Context) {
 		defer close(exited)
 		if err := containerd.run(ctx); err != nil {
 			e.fail(err)

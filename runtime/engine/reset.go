@@ -62,6 +62,15 @@ func (e *Executor) prepareReset(ctx context.Context) error {
 	return errors.Join(err, ended)
 }
 
+// containerdLife is how long containerd runs: when the engine ends a reset, endReset
+// still needs it.
+func (e *Executor) containerdLife(ctx context.Context) context.Context {
+	if e.resets() {
+		return context.WithoutCancel(ctx)
+	}
+	return ctx
+}
+
 // endReset ends etcd when the datastore has been reset: what runs next is not to find
 // a cluster that was forced to be new.
 func (e *Executor) endReset(ctx context.Context) error {
