@@ -78,11 +78,12 @@ func descriptor(d v1.Descriptor) ocispec.Descriptor {
 
 // Progress is how far an import is.
 type Progress struct {
-	Image  string // that is being read, or unpacked when all of it is read
-	Done   int64  // bytes read from bundles
-	Total  int64  // bytes to read, as far as was known at the start
-	Images int    // finished
-	Of     int    // to import
+	Started time.Time // of this import, which tells it from others
+	Image   string    // that is being read, or unpacked when all of it is read
+	Done    int64     // bytes read from bundles
+	Total   int64     // bytes to read, as far as was known at the start
+	Images  int       // finished
+	Of      int       // to import
 }
 
 // tracker tells an importer's Progress of what happens.
@@ -93,7 +94,7 @@ type tracker struct {
 }
 
 func (r *run) track(todo []wanted) tracker {
-	t := tracker{tell: r.Progress, now: Progress{Of: len(todo)}}
+	t := tracker{tell: r.Progress, now: Progress{Started: time.Now(), Of: len(todo)}}
 	counted := map[v1.Hash]bool{}
 	for _, w := range todo {
 		for _, desc := range w.blobs() {

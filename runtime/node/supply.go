@@ -295,13 +295,13 @@ func progress(log *slog.Logger, status func(string)) func(imageimport.Progress) 
 }
 
 func progressEvery(log *slog.Logger, status func(string), pause time.Duration) func(imageimport.Progress) {
-	var last time.Time
+	var started, last time.Time
 	var done int64
 	return func(p imageimport.Progress) {
 		now := time.Now()
 		status(fmt.Sprintf("importing images: %d of %d MB", p.Done/1e6, p.Total/1e6))
-		if last.IsZero() || p.Done < done {
-			last, done = now, p.Done // the first of an import
+		if p.Started != started {
+			started, last, done = p.Started, now, p.Done
 			return
 		}
 		if now.Sub(last) < pause {

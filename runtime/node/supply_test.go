@@ -80,15 +80,21 @@ func TestProgressLines(t *testing.T) {
 	var log bytes.Buffer
 	var status string
 	tell := progress(slog.New(slog.NewTextHandler(&log, nil)), func(s string) { status = s })
-	tell(imageimport.Progress{Image: "a", Done: 0, Total: 2e9, Of: 3})
-	tell(imageimport.Progress{Image: "a", Done: 5e8, Total: 2e9, Of: 3})
+	began := time.Now()
+	tell(imageimport.Progress{Started: began, Image: "a", Done: 0, Total: 2e9, Of: 3})
+	tell(imageimport.Progress{Started: began, Image: "a", Done: 5e8, Total: 2e9, Of: 3})
 	if log.Len() > 0 || status != "importing images: 500 of 2000 MB" {
 		t.Errorf("%q, %s", status, log.String())
 	}
 	short := progressEvery(slog.New(slog.NewTextHandler(&log, nil)), func(string) {}, 5*time.Millisecond)
-	short(imageimport.Progress{Image: "a", Total: 2e9, Of: 3})
+	short(imageimport.Progress{Started: began, Image: "a", Total: 2e9, Of: 3})
 	time.Sleep(6 * time.Millisecond)
-	short(imageimport.Progress{Image: "example.com/b:1", Done: 1e9, Total: 2e9, Images: 1, Of: 3})
+	short(imageimport.Progress{Started: began, Image: "example.com/b:1", Done: 1e9, Total: 2e9, Images: 1, Of: 3})
+	time.Sleep(6 * time.Millisecond)
+	short(imageimport.Progress{Started: time.Now(), Image: "another import", Of: 1})
+	if strings.Contains(log.String(), "another import") {
+		t.Errorf("an import that has just begun: %s", log.String())
+	}
 	for _, want := range []string{"image=example.com/b:1", `images="1 of 3"`, `read="1000 of 2000 MB"`, "MB/s"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("no %s in %s", want, log.String())
