@@ -18,15 +18,24 @@ type handler struct {
 
 var _ slog.Handler = handler{}
 
-var levels = map[slog.Level]logrus.Level{
-	slog.LevelDebug: logrus.DebugLevel,
-	slog.LevelInfo:  logrus.InfoLevel,
-	slog.LevelWarn:  logrus.WarnLevel,
-	slog.LevelError: logrus.ErrorLevel,
+// level is the engine's name for a level. There are others than the four that have
+// names: Kubernetes' libraries count on below debugging.
+func level(l slog.Level) logrus.Level {
+	switch {
+	case l >= slog.LevelError:
+		return logrus.ErrorLevel
+	case l >= slog.LevelWarn:
+		return logrus.WarnLevel
+	case l >= slog.LevelInfo:
+		return logrus.InfoLevel
+	case l >= slog.LevelDebug:
+		return logrus.DebugLevel
+	}
+	return logrus.TraceLevel
 }
 
-func (handler) Enabled(_ context.Context, level slog.Level) bool {
-	return logrus.IsLevelEnabled(levels[level])
+func (handler) Enabled(_ context.Context, l slog.Level) bool {
+	return logrus.IsLevelEnabled(level(l))
 }
 
 func (h handler) Handle(_ context.Context, record slog.Record) error {
@@ -38,7 +47,7 @@ func (h handler) Handle(_ context.Context, record slog.Record) error {
 		fields[h.group+a.Key] = a.Value.Any()
 		return true
 	})
-	logrus.WithTime(record.Time).WithFields(fields).Log(levels[record.Level], record.Message)
+	logrus.WithTime(record.Time).WithFields(fields).Log(level(record.Level), record.Message)
 	return nil
 }
 
