@@ -165,9 +165,10 @@ func leaveOut(declared string) error {
 	return nil
 }
 
-// embed writes a node binary that carries another release: what a build with its
-// release.json would link, which differs in those bytes and in the build's id. The
-// bytes must not become more, so the JSON loses its spaces and is filled up with them.
+// embed writes a node binary that carries another release, in the place of the one that
+// it was linked with: linking it anew would take a minute and change nothing else that
+// runs. The bytes must stay as many, so the JSON loses its spaces and is filled up with
+// them.
 func embed(binary string, carried, made []byte, to string) error {
 	program, err := os.ReadFile(binary)
 	if err != nil {
