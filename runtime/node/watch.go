@@ -143,6 +143,9 @@ func (w *watching) changedFiles(ctx context.Context, changes []watch.Change) {
 		bundles = true
 		w.changedBundle(change)
 	}
+	if lists {
+		w.stopPulls() // which would pin what is not listed any more
+	}
 	if bundles {
 		w.forget()
 		for file, missing := range w.incomplete() {
@@ -150,11 +153,9 @@ func (w *watching) changedFiles(ctx context.Context, changes []watch.Change) {
 				w.log.Warn("a bundle is not complete", "file", file, "missing", missing)
 			}
 		}
-		w.refill(ctx)
 	}
-	if bundles || lists {
-		w.startPulls(ctx)
-	}
+	w.refill(ctx)
+	w.startPulls(ctx)
 }
 
 func (w *watching) changedBundle(change watch.Change) {

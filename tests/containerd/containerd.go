@@ -82,6 +82,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri"]
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = %q
   disable_snapshot_annotations = true
+  use_local_image_pull = true
 [plugins."io.containerd.cri.v1.runtime"]
   disable_apparmor = true
   [plugins."io.containerd.cri.v1.runtime".cni]
