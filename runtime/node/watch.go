@@ -38,7 +38,10 @@ func (s *supply) follow(ctx context.Context) error {
 		w.refill(ctx)
 		w.startPulls(ctx)
 		w.until(ctx, changes, deleted)
-		if err := broke(); err != nil && ctx.Err() == nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := broke(); err != nil {
 			s.log.Warn("containerd tells of no deleted images for a moment", "error", err)
 			pause(ctx, resubscribe)
 		}
