@@ -11,6 +11,10 @@ set back to one with
 
   rke2 server --cluster-reset --cluster-reset-restore-path=FILE
 
+on one server, after rke2 was stopped there and all servers but that one are off or
+were cleared with rke2-killall.sh: their etcd would go on as the old cluster. The others
+come back when <data-dir>/server/db is removed there.
+
 Keep the server token with it (<data-dir>/server/token): what is encrypted in a
 snapshot is useless without. The commands talk to the server on this host and need
 its root; options about where and how are read from its configuration file.`,

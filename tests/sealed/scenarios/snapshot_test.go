@@ -1,0 +1,168 @@
+//go:build linux
+
+package scenarios
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/rancher/rke2/tests/sealed/node"
+)
+
+const snapshotDir = node.DataDir + "/server/db/snapshots"
+
+// snapshots: the commands on a running server of three.
+func snapshots(ctx context.Context, t *testing.T, c *cluster) {
+	// What a snapshot is to bring back, and, later, what it is to take away.
+	if err := write(ctx, c.one, "before-the-snapshot"); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(ctx, t, c.one, "etcd-snapshot", "save", "--name", "keep")
+	for range 2 {
+		// Their names have the second that they were taken in.
+		node.NextSecond()
+		mustRun(ctx, t, c.one, "etcd-snapshot", "save", "--name", "old", "--snapshot-compress")
+	}
+	if got := listed(ctx, t, c.one); len(got) != 3 {
+		t.Fatalf("listed: %q, want three", got)
+	}
+	mustRun(ctx, t, c.one, "etcd-snapshot", "prune", "--name", "old", "--snapshot-retention", "1")
+	left := listed(ctx, t, c.one)
+	if len(left) != 2 {
+		t.Fatalf("after pruning to one: %q", left)
+	}
+	for _, name := range left {
+		if strings.HasPrefix(name, "old-one-") {
+			mustRun(ctx, t, c.one, "etcd-snapshot", "delete", name)
+		} else {
+			c.snapshot = snapshotDir + "/" + name
+		}
+	}
+	if got := listed(ctx, t, c.one); len(got) != 1 || !strings.HasPrefix(got[0], "keep-one-") {
+		t.Errorf("after deleting the other: %q", got)
+	}
+	if table := mustRun(ctx, t, c.one, "etcd-snapshot", "list"); !strings.Contains(table, "file://"+c.snapshot) {
+		t.Errorf("the table does not show %s", c.snapshot)
+	}
+	if out, err := rke2(ctx, c.one, "etcd-snapshot", "save", "--etcd-token", "wrong"); err == nil || !strings.Contains(err.Error(), "rke2: ") {
+		t.Errorf("a snapshot with a wrong token: %v\n%s", err, out)
+	}
+	if err := write(ctx, c.one, "after-the-snapshot"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// listed are the names of the snapshots on a server's disk, by the word of the command
+// and of the folder.
+func listed(ctx context.Context, t *testing.T, n *node.Node) []string {
+	t.Helper()
+	out, err := n.Command(ctx, "rke2", "etcd-snapshot", "list", "-o", "json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list struct {
+		Items []struct {
+			Spec struct {
+				SnapshotName string `json:"snapshotName"`
+				NodeName     string `json:"nodeName"`
+			} `json:"spec"`
+		} `json:"items"`
+	}
+	if err := json.Unmarshal(out, &list); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var names []string
+	for _, item := range list.Items {
+		names = append(names, item.Spec.SnapshotName)
+	}
+	entries, err := os.ReadDir(n.Path(snapshotDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != len(names) {
+		t.Errorf("%d snapshots are listed, %d files are there", len(names), len(entries))
+	}
+	return names
+}
+
+// restores: two of three servers are lost, and the third is set back to the snapshot.
+func restores(ctx context.Context, t *testing.T, c *cluster) {
+	if err := c.one.Stop(ctx, stopLimit); err != nil {
+		t.Fatal(err)
+	}
+	// Their etcd would go on without this one, and the agent with them.
+	for _, n := range []*node.Node{c.two, c.three} {
+		if err := n.PowerOff(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	started := time.Now()
+	out := mustRun(ctx, t, c.one, "server", "--cluster-reset", "--cluster-reset-restore-path="+c.snapshot)
+	report(t, "cluster, reset to a snapshot", time.Since(started))
+	if !strings.Contains(out, "restart without --cluster-reset flag") {
+		t.Error("the reset does not say what to do next")
+	}
+	if running, err := c.one.Find("etcd"); err != nil || len(running) > 0 {
+		t.Errorf("etcd runs on after the reset: %v, %v", running, err)
+	}
+	if _, err := rke2(ctx, c.one, "server", "--cluster-reset", "--server", c.two.URL()); err == nil || !strings.Contains(err.Error(), "server URL") {
+		t.Errorf("a reset that would join another server: %v", err)
+	}
+	node.NextSecond()
+	if err := c.one.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.one.WaitReady(ctx, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.one.WaitControlPlane(ctx, stepLimit); err != nil {
+		t.Fatal(err)
+	}
+	client, err := c.one.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps := client.CoreV1().ConfigMaps("default")
+	if _, err := maps.Get(ctx, "before-the-snapshot", metav1.GetOptions{}); err != nil {
+		t.Errorf("what the snapshot has is not there: %v", err)
+	}
+	if _, err := maps.Get(ctx, "after-the-snapshot", metav1.GetOptions{}); err == nil {
+		t.Error("what came after the snapshot is there")
+	}
+	c.healthy(ctx, t, c.one, 1)
+
+	renewed(ctx, t, c.one, "worker", c.one.Started())
+	// The others are in the snapshot, and no more in etcd.
+	deleteNode(ctx, t, c.one, "two")
+	deleteNode(ctx, t, c.one, "three")
+}
+
+// rejoins: a server comes back with nothing, as the reset says.
+func rejoins(ctx context.Context, t *testing.T, c *cluster) {
+	if err := c.two.PowerOn(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(c.two.Path(node.DataDir + "/server/db")); err != nil {
+		t.Fatal(err)
+	}
+	node.NextSecond()
+	if err := c.two.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.two.WaitReady(ctx, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	c.healthy(ctx, t, c.one, 2)
+	if err := write(ctx, c.two, "written-after-the-reset"); err != nil {
+		t.Errorf("a write through the server that came back: %v", err)
+	}
+	if word, err := readSecret(ctx, c.two, keptSecret); err != nil || word != "plain-"+keptSecret {
+		t.Errorf("a secret, through the server that came back: %q, %v", word, err)
+	}
+}
