@@ -100,7 +100,7 @@ test-rebuild: ## Build a small image again from nothing: the same bytes (all ima
 
 .PHONY: test-sealed
 test-sealed: ## Real nodes on hosts with no network (root; need the products of `make airgap`)
-	go test -count=1 -p 1 -timeout 30m ./tests/sealed/...
+	go test -count=1 -p 1 -timeout 45m ./tests/sealed/...
 	@cat $(DIST)/sealed-figures.txt
 
 .PHONY: lint
