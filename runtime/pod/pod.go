@@ -4,6 +4,7 @@
 package pod
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -49,6 +50,8 @@ type Component struct {
 	Timings                      Timings
 	// User and Group are whom it runs as; nil: root.
 	User, Group *int64
+	// Grace is how many seconds it may take to end; 0: 30.
+	Grace int64
 	// Annotations are put on the Pod as they are.
 	Annotations map[string]string
 	// InputsDigest stands for the contents of the files that the component
@@ -106,7 +109,7 @@ func Manifest(c Component) ([]byte, error) {
 			Priority:          ptr(int32(2000001000)),
 			// The kubelet must not wait long for components that the node is
 			// about to replace, nor for those of a host that went down.
-			TerminationGracePeriodSeconds: ptr(int64(30)),
+			TerminationGracePeriodSeconds: ptr(cmp.Or(c.Grace, 30)),
 			SecurityContext: &corev1.PodSecurityContext{
 				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 			},

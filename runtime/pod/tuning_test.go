@@ -54,6 +54,10 @@ func TestTunedManifest(t *testing.T) {
 	c.Timings = Timings{"startup": {Failures: 7}, "readiness": {Period: 3}}
 	user := int64(52034)
 	c.User, c.Group = &user, &user
+	c.Grace = 7
+	if grace := manifest(t, c).Spec.TerminationGracePeriodSeconds; *grace != 7 {
+		t.Errorf("it may take %d s to end", *grace)
+	}
 	container := manifest(t, c).Spec.Containers[0]
 	if cpu := container.Resources.Requests[corev1.ResourceCPU]; cpu.String() != "1" {
 		t.Errorf("a request above its limit: %s, want the limit", cpu.String())
