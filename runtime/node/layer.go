@@ -72,6 +72,7 @@ func (s *layerStream) Read(p []byte) (int, error) {
 	n, err := s.Reader.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		s.failed = true
+		s.stop()
 		if _, verdict := io.Copy(io.Discard, s.blob); verdict != nil {
 			err = verdict
 		}
@@ -83,11 +84,18 @@ func (s *layerStream) Read(p []byte) (int, error) {
 // part of its digest.
 func (s *layerStream) Close() error {
 	var err error
+	s.stop()
 	if !s.failed {
 		_, err = io.Copy(io.Discard, s.blob)
 	}
+	return errors.Join(err, s.blob.Close())
+}
+
+// stop ends the decoder, which reads ahead in a goroutine of its own: nobody else may read
+// the blob before.
+func (s *layerStream) stop() {
 	if s.close != nil {
 		s.close()
+		s.close = nil
 	}
-	return errors.Join(err, s.blob.Close())
 }
