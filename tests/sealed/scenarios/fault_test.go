@@ -122,13 +122,13 @@ func (k killing) run(ctx context.Context, t *testing.T, n *node.Node, counter *c
 		}
 		again()
 	}
-	err := k.recovered(ctx, n, since)
+	err := k.recovered(ctx, n, counter, since)
 	if err != nil && ended(n) {
 		// As systemd would. It ends when it could not speak with the API server for a
 		// minute: a kubelet that was about to register etcd's pod waits as long before it
 		// starts etcd again.
 		again()
-		err = k.recovered(ctx, n, since)
+		err = k.recovered(ctx, n, counter, since)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -145,8 +145,21 @@ func (k killing) run(ctx context.Context, t *testing.T, n *node.Node, counter *c
 }
 
 // recovered waits until the node is as it was.
-func (k killing) recovered(ctx context.Context, n *node.Node, since time.Time) error {
+func (k killing) recovered(ctx context.Context, n *node.Node, counter *counter, since time.Time) error {
 	if err := n.WaitAPI(ctx, stepLimit); err != nil {
+		return err
+	}
+	// What the API server says by itself may be older than the killing of etcd.
+	err := sealed.Wait(ctx, "a write after the killing", stepLimit, func(context.Context) error {
+		switch {
+		case ended(n):
+			return sealed.Hopeless(errors.New("rke2 has ended"))
+		case counter.last().Before(since.Add(time.Second)):
+			return errors.New("none was acknowledged")
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	if k.victim != "etcd" { // else the kubelet has nothing new to say
@@ -277,6 +290,14 @@ type counter struct {
 
 	mu           sync.Mutex
 	acknowledged int
+	at           time.Time // when the last of them was sent
+}
+
+// last is when the last write that was acknowledged was sent.
+func (c *counter) last() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
 }
 
 const counterName = "counter"
@@ -297,11 +318,11 @@ func newCounter(ctx context.Context, t *testing.T, n *node.Node) *counter {
 	var counting sync.WaitGroup
 	counting.Go(func() {
 		for number := 1; ctx.Err() == nil; number++ {
-			patch := fmt.Sprintf(`{"data":{"n":"%d"}}`, number)
+			sent, patch := time.Now(), fmt.Sprintf(`{"data":{"n":"%d"}}`, number)
 			_, err := client.CoreV1().ConfigMaps("default").Patch(ctx, counterName, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 			if err == nil {
 				c.mu.Lock()
-				c.acknowledged = number
+				c.acknowledged, c.at = number, sent
 				c.mu.Unlock()
 			}
 			select {
