@@ -61,6 +61,9 @@ func (e *Executor) APIServer(ctx context.Context, args []string) error {
 		Name: "kube-apiserver", Command: "kube-apiserver", Args: args,
 		Requests: pod.Resources{"cpu": "250m", "memory": "1Gi"},
 		Startup:  health, Liveness: health, Readiness: ready,
+		// The engine gives up when nobody answers for as long as its leases last (30 s):
+		// an old one that does not end must leave time for the new one to start.
+		Grace: 10,
 		Mounts: append(caFolders(),
 			pod.Mount{Path: filepath.Join(server, "tls")},
 			pod.Mount{Path: filepath.Join(server, "cred")},
@@ -202,7 +205,8 @@ func (e *Executor) startNow(ctx context.Context, needs <-chan struct{}, c pod.Co
 	if err := e.images.wait(ctx, image.String()); err != nil {
 		return err
 	}
-	if needs != nil && !e.written(c.Name) {
+	replaces := e.written(c.Name)
+	if needs != nil && !replaces {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -232,10 +236,26 @@ func (e *Executor) startNow(ctx context.Context, needs <-chan struct{}, c pod.Co
 	path := e.manifestPath(c.Name)
 	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, manifest) {
 		e.log.Info("static pod is unchanged", "pod", c.Name)
+		e.settled.set(c.Name)
 		return nil
 	}
+	if before := comesAfter[c.Name]; replaces && before != "" && e.runs()[before] {
+		if err := e.settled.wait(ctx, before); err != nil {
+			return err
+		}
+	}
 	e.log.Info("writing static pod", "pod", c.Name, "image", c.Image)
-	return durable.WriteFile(path, manifest, 0o600)
+	from := time.Now()
+	if err := durable.WriteFile(path, manifest, 0o600); err != nil {
+		return err
+	}
+	if replaces {
+		if err := e.successor(ctx, c, from); err != nil {
+			return err
+		}
+	}
+	e.settled.set(c.Name)
+	return nil
 }
 
 // written tells whether a component's pod is there from an earlier start: the

@@ -50,6 +50,7 @@ type Executor struct {
 	log     *slog.Logger
 
 	images         *readiness // by reference
+	settled        *readiness // by component: its pod is the one that is wanted
 	apiServerReady <-chan struct{}
 	etcdReady      chan struct{}
 	criReady       chan struct{}
@@ -69,6 +70,7 @@ func newExecutor(c config.Config, facts host.Facts, content Content, log *slog.L
 	e := &Executor{
 		config: c, host: facts, content: content, log: log,
 		images:    newReadiness(),
+		settled:   newReadiness(),
 		etcdReady: make(chan struct{}),
 		criReady:  make(chan struct{}),
 	}

@@ -145,19 +145,26 @@ func joins(ctx context.Context, t *testing.T, c *cluster) {
 	}
 	report(t, "cluster, two more servers Ready", time.Since(started))
 	c.healthy(ctx, t, c.one, 3)
-	out, err := c.one.Kubectl(ctx, "get", "nodes", "-o", "wide")
+	// A node is Ready before it gets its labels.
+	var out string
+	err := sealed.Wait(ctx, "all nodes to have their roles", stepLimit, func(ctx context.Context) (err error) {
+		if out, err = c.one.Kubectl(ctx, "get", "nodes", "-o", "wide"); err != nil {
+			return err
+		}
+		roles := map[string]int{}
+		for line := range strings.Lines(out) {
+			if f := strings.Fields(line); len(f) > 2 && f[1] == "Ready" {
+				roles[f[2]]++
+			}
+		}
+		if roles["control-plane,etcd"] != 3 || roles["<none>"] != 1 {
+			return fmt.Errorf("roles of the nodes: %v", roles)
+		}
+		return nil
+	})
+	t.Log("\n" + out)
 	if err != nil {
 		t.Fatal(err)
-	}
-	t.Log("\n" + out)
-	roles := map[string]int{}
-	for line := range strings.Lines(out) {
-		if f := strings.Fields(line); len(f) > 2 && f[1] == "Ready" {
-			roles[f[2]]++
-		}
-	}
-	if roles["control-plane,etcd"] != 3 || roles["<none>"] != 1 {
-		t.Errorf("roles of the nodes: %v", roles)
 	}
 }
 
