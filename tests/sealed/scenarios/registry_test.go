@@ -111,6 +111,16 @@ func newDepot(t *testing.T, p node.Products) *depot {
 	if _, err := d.host.Start(context.WithoutCancel(t.Context()), "registry", "registry", "serve", d.server.Config); err != nil {
 		t.Fatal(err)
 	}
+	err = sealed.Wait(t.Context(), "the registry to listen", stepLimit, func(ctx context.Context) error {
+		conn, err := d.host.DialContext(ctx, "tcp", d.server.Addr)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, args := range [][]string{{"/bundles/core.tar"}, {"/bundles/stranger.tar", "--insecure-unverified"}} {
 		push := append([]string{"bundle", "push", "--ca-file", d.server.CAFile}, append(args, d.server.Addr)...)
 		if out, err := d.host.Command(t.Context(), "rke2", push...).CombinedOutput(); err != nil {

@@ -309,8 +309,16 @@ func (u *upgrade) unnoticed(ctx context.Context, t *testing.T) {
 		if was != w.was || process.Pid != w.process.Pid || process.Started != w.process.Started || shim != w.shim {
 			t.Errorf("%s was %s, process %d of %s, and is %s, process %d of %s", w.name, w.was, w.process.Pid, w.shim, was, process.Pid, shim)
 		}
-		if out, err := u.server.Kubectl(ctx, "exec", w.name, "--", "/probe", "exec-hello"); err != nil || out != "hello from "+w.name+"\n" {
-			t.Errorf("%s is not managed any more: %v\n%s", w.name, err, out)
+		// A kubelet that has just started learns of its pods from the API.
+		err := sealed.Wait(ctx, "an answer of "+w.name, stepLimit, func(ctx context.Context) error {
+			out, err := u.server.Kubectl(ctx, "exec", w.name, "--", "/probe", "exec-hello")
+			if err == nil && out != "hello from "+w.name+"\n" {
+				err = sealed.Hopeless(fmt.Errorf("it says %q", out))
+			}
+			return err
+		})
+		if err != nil {
+			t.Errorf("%s is not managed any more: %v", w.name, err)
 		}
 	}
 }
