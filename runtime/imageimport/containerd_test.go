@@ -294,7 +294,7 @@ func meetsFullDisk(t *testing.T, bin string) {
 	root := t.TempDir()
 	const small = 24 << 20
 	if err := syscall.Mount("tmpfs", root, "tmpfs", 0, fmt.Sprintf("size=%d", small)); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(root, 0); err != nil {

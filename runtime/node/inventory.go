@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -191,8 +192,8 @@ func (t *taking) lacking(item imageimport.Item, blobs string) error {
 }
 
 func hasBlob(dir string, desc v1.Descriptor) bool {
-	info, err := filepath.Glob(filepath.Join(dir, desc.Digest.Hex))
-	return err == nil && len(info) == 1
+	info, err := os.Stat(filepath.Join(dir, desc.Digest.Hex))
+	return err == nil && info.Size() == desc.Size
 }
 
 // row is that of a reference, made if need be.

@@ -146,23 +146,8 @@ func TestPrepareFromADelta(t *testing.T) {
 	}
 
 	unstage()
+	w.unpackInto(t, old)
 	store := contentStore(w.config.DataDir)
-	if err := os.MkdirAll(store, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	layout := filepath.Join(t.TempDir(), "oci")
-	if err := airgap.Unpack(t.Context(), old, airgap.UnpackOptions{Dir: layout}); err != nil {
-		t.Fatal(err)
-	}
-	blobs, err := filepath.Glob(filepath.Join(layout, "blobs", "sha256", "*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, b := range blobs {
-		if err := os.Rename(b, filepath.Join(store, filepath.Base(b))); err != nil {
-			t.Fatal(err)
-		}
-	}
 	if content, err = w.prepare(t); err != nil {
 		t.Fatal(err)
 	}

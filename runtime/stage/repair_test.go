@@ -179,7 +179,7 @@ func TestRepairLeavesTheRest(t *testing.T) {
 	// A long-running program in the place of the kubelet.
 	sleep, err := exec.LookPath("sleep")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	raw, err := os.ReadFile(sleep)
 	if err != nil {

@@ -58,14 +58,7 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	boot(ctx, t, s, "install.sh to")
-	select {
-	case word := <-notified:
-		if !strings.Contains(word, "READY=1") {
-			t.Errorf("rke2 told systemd %q", word)
-		}
-	case <-time.After(stepLimit):
-		t.Error("rke2 never told systemd that it is ready")
-	}
+	toldReady(t, notified)
 	runsPod(ctx, t, s)
 
 	out := sh(ctx, t, s, media+"/install.sh")
@@ -171,6 +164,27 @@ func listen(t *testing.T, path string) <-chan string {
 		}
 	}()
 	return words
+}
+
+// toldReady waits until systemd was told that rke2 is ready; before that it hears what rke2
+// is at.
+func toldReady(t *testing.T, words <-chan string) {
+	t.Helper()
+	limit := time.After(stepLimit)
+	for {
+		select {
+		case word := <-words:
+			if slices.Contains(strings.Split(word, "\n"), "READY=1") {
+				return
+			}
+			if !strings.HasPrefix(word, "STATUS=") {
+				t.Errorf("rke2 told systemd %q", word)
+			}
+		case <-limit:
+			t.Error("rke2 never told systemd that it is ready")
+			return
+		}
+	}
 }
 
 // hostFiles are the files of the host where something could be installed or left.
