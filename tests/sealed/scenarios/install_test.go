@@ -58,7 +58,14 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	boot(ctx, t, s, "install.sh to")
-	toldReady(t, notified)
+	select {
+	case word := <-notified:
+		if !slices.Contains(strings.Split(word, "\n"), "READY=1") {
+			t.Errorf("rke2 told systemd %q", word)
+		}
+	case <-time.After(stepLimit):
+		t.Error("rke2 never told systemd that it is ready")
+	}
 	runsPod(ctx, t, s)
 
 	out := sh(ctx, t, s, media+"/install.sh")
@@ -141,7 +148,8 @@ func boot(ctx context.Context, t *testing.T, s *scenario, what string) {
 	}
 }
 
-// listen is systemd's end of sd_notify(3).
+// listen is systemd's end of sd_notify(3). What rke2 is at, which it tells all along, is
+// not passed on.
 func listen(t *testing.T, path string) <-chan string {
 	t.Helper()
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -157,34 +165,17 @@ func listen(t *testing.T, path string) <-chan string {
 			if err != nil {
 				return
 			}
+			word := string(buf[:n])
+			if strings.HasPrefix(word, "STATUS=") && !strings.Contains(word, "\n") {
+				continue
+			}
 			select {
-			case words <- string(buf[:n]):
+			case words <- word:
 			default: // nobody listens any more
 			}
 		}
 	}()
 	return words
-}
-
-// toldReady waits until systemd was told that rke2 is ready; before that it hears what rke2
-// is at.
-func toldReady(t *testing.T, words <-chan string) {
-	t.Helper()
-	limit := time.After(stepLimit)
-	for {
-		select {
-		case word := <-words:
-			if slices.Contains(strings.Split(word, "\n"), "READY=1") {
-				return
-			}
-			if !strings.HasPrefix(word, "STATUS=") {
-				t.Errorf("rke2 told systemd %q", word)
-			}
-		case <-limit:
-			t.Error("rke2 never told systemd that it is ready")
-			return
-		}
-	}
 }
 
 // hostFiles are the files of the host where something could be installed or left.
