@@ -92,6 +92,8 @@ mkdir -p /run/containerd/s /run/containerd/runc/k8s.io/$POD /run/containerd/runc
 : >/run/containerd/s/0a1b >/run/containerd/s/dockers
 echo '{"version":3,"address":"unix:///run/containerd/s/0a1b","protocol":"ttrpc"}' >/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/$POD/bootstrap.json
 echo '{"linux":{"namespaces":[{"type":"network","path":"/var/run/netns/cni-1"}]}}' >/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/$POD/config.json
+mkdir -p /sys/fs/cgroup/kubepods/besteffort/pod1/$POD /sys/fs/cgroup/kubepods/burstable /sys/fs/cgroup/other.slice
+: >/sys/fs/cgroup/kubepods/burstable/busy
 /usr/local/bin/rke2 server &
 /usr/local/bin/rke2 bundle verify server & verify=$!
 "$DATA/data/v1/bin/containerd" &
@@ -107,6 +109,7 @@ echo "--- left"
 for p in /proc/[0-9]*; do readlink $p/exe 2>/dev/null || :; done | sort | uniq -c
 cut -d ' ' -f 5 /proc/self/mountinfo | sort
 ls /run/netns /run/containerd/s /run/containerd/runc/k8s.io
+echo /sys/fs/cgroup/* /sys/fs/cgroup/kubepods/*
 kill $bystander $verify
 `
 
@@ -134,14 +137,14 @@ func TestKillall(t *testing.T) {
 				if !strings.Contains(said, "exit 0") {
 					t.Errorf("it failed:\n%s", out)
 				}
-				for _, gone := range []string{"bin/containerd", "in-a-container", "rootfs", "volumes", "cni-1", "0a1b", podID, "2 /usr/local/bin/rke2"} {
+				for _, gone := range []string{"bin/containerd", "in-a-container", "rootfs", "volumes", "cni-1", "0a1b", podID, "kubepods/besteffort", "2 /usr/local/bin/rke2"} {
 					if strings.Contains(left, gone) {
 						t.Errorf("%s is left:\n%s", gone, left)
 					}
 				}
 				for _, kept := range []string{
 					"1 /usr/bin/bystander", "1 /usr/local/bin/rke2", // verifies a bundle
-					"\n/mnt\n", "/var/lib/kubelet/pods/uid/nfs", "/agent/images", "/server/db", "operators", "s:\ndockers", "k8s.io:\ndockers",
+					"\n/mnt\n", "/var/lib/kubelet/pods/uid/nfs", "/agent/images", "/server/db", "operators", "s:\ndockers", "k8s.io:\ndockers", "kubepods/burstable", "other.slice",
 				} {
 					if !strings.Contains(left, kept) {
 						t.Errorf("%s was not rke2's and is gone:\n%s", kept, left)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Ends all of rke2 on this host: the service, every pod, and what they left in the kernel
-# (mounts, network namespaces, interfaces, netfilter rules). Files stay: rke2 starts again
+# (mounts, network namespaces, control groups, interfaces, netfilter rules). Files stay: rke2 starts again
 # where it was.
 #
 # Only what is rke2's is touched: processes whose program is in its data folder or that
@@ -215,6 +215,25 @@ remove_state() {
   while read -r socket; do rm -f "$socket"; done <"$work/sockets"
 }
 
+# remove_cgroups: the kubelet's, which are empty now. The next kubelet would take some
+# seconds for each, looking for the container that it is of. One with processes is kept by
+# the kernel.
+remove_cgroups() {
+  removed=0
+  for dir in /sys/fs/cgroup/kubepods /sys/fs/cgroup/kubepods.slice /sys/fs/cgroup/*/kubepods /sys/fs/cgroup/*/kubepods.slice; do
+    [ ! -d "$dir" ] || remove_cgroup "$dir"
+  done
+  [ $removed -eq 0 ] || say "removed $removed control groups of pods"
+}
+
+# remove_cgroup DIR, and before it what is in it. There may be no find on this host.
+remove_cgroup() {
+  for dir in "$1"/*/; do
+    [ ! -d "$dir" ] || remove_cgroup "${dir%/}"
+  done
+  ! rmdir "$1" 2>/dev/null || removed=$((removed + 1))
+}
+
 # another_node: a Kubernetes of somebody else's, which has interfaces and rules of the
 # same names.
 another_node() {
@@ -329,8 +348,9 @@ main() {
   remove_namespaces
   [ -n "$failed" ] || remove_state
   if other=$(another_node); then
-    warn "another Kubernetes runs here ($other): network interfaces and rules are left as they are"
+    warn "another Kubernetes runs here ($other): control groups, network interfaces and rules are left as they are"
   else
+    remove_cgroups
     remove_interfaces
     remove_rules
   fi

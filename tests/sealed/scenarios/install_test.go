@@ -193,7 +193,7 @@ func hostFiles(t *testing.T, s *scenario) map[string]string {
 }
 
 // kernelState is what the kernel holds for the host: mounts, interfaces, named network
-// namespaces, rules.
+// namespaces, control groups, rules.
 func kernelState(ctx context.Context, t *testing.T, s *scenario) map[string]string {
 	t.Helper()
 	state := map[string]string{}
@@ -201,6 +201,7 @@ func kernelState(ctx context.Context, t *testing.T, s *scenario) map[string]stri
 		"mount":     `cut -d ' ' -f 5 /proc/self/mountinfo | sort | uniq -c`,
 		"interface": `ls /sys/class/net`,
 		"namespace": `ls /run/netns 2>/dev/null || true`,
+		"cgroup":    `find /sys/fs/cgroup -type d -path '*kubepods*'`,
 		"rule":      `iptables-save | sed -n -e '/^-A/p' -e 's/^\(:[^ ]* -\) .*/\1/p' | sort | uniq -c`,
 	} {
 		out, err := s.Command(ctx, "sh", "-c", script).CombinedOutput()
