@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -46,6 +47,10 @@ type Options struct {
 	Binary string
 	// Bundles are shown, read-only, in the node's images folder.
 	Bundles []string
+	// Charts leaves the packaged charts to the product's defaults: network, DNS, proxy,
+	// ingress and the rest are deployed, from Bundles that must have their images. Without
+	// it none is, and pods have a network if Plugins gives them one.
+	Charts bool
 	// Plugins is a folder of CNI plugins; with it the node gets a bridge network.
 	// Without it pods that need a network stay pending, and so the node NotReady.
 	Plugins string
@@ -137,8 +142,18 @@ func (n *Node) layOut(opts Options) error {
 		"kubelet-arg": []string{"eviction-hard=nodefs.available<500Mi,imagefs.available<500Mi"},
 	}
 	if opts.Role == Server {
-		config["cni"] = "none"
 		config["write-kubeconfig-mode"] = "0640"
+	}
+	switch {
+	case opts.Charts:
+		// The size of the connection table is the machine's: a host can't set it.
+		config["kube-proxy-arg"] = []string{"conntrack-max-per-core=0"}
+	case opts.Role == Server:
+		none, err := withoutCharts(opts.Binary)
+		if err != nil {
+			return err
+		}
+		maps.Copy(config, none)
 	}
 	if opts.Server != nil {
 		config["server"] = opts.Server.URL()
@@ -153,9 +168,7 @@ func (n *Node) layOut(opts Options) error {
 	if opts.Token != "" {
 		config["token"] = opts.Token
 	}
-	for k, v := range opts.Config {
-		config[k] = v
-	}
+	maps.Copy(config, opts.Config)
 	text, err := yaml.Marshal(config)
 	if err != nil {
 		return err
