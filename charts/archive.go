@@ -21,10 +21,10 @@ const (
 	maxNesting  = 8 // archives within archives
 )
 
-// file is one file of a chart, by its slash path below the chart's folder.
-type file struct {
-	name string
-	data []byte
+// File is one file of a chart.
+type File struct {
+	Name string // slash path below the chart's folder
+	Data []byte
 }
 
 // budget is what may still be unpacked, over all levels of nesting.
@@ -36,11 +36,11 @@ type budget struct {
 // readArchive unpacks a chart's .tgz into memory, in its order, and looks into the
 // charts that it brings along. Of the other files than those to keep it only sees that
 // they are sound; nil keeps all.
-func readArchive(data []byte, keep func(name string) bool) ([]file, error) {
+func readArchive(data []byte, keep func(name string) bool) ([]File, error) {
 	return (&budget{maxUnpacked, maxFiles}).read(data, keep, 0)
 }
 
-func (b *budget) read(data []byte, keep func(string) bool, depth int) ([]file, error) {
+func (b *budget) read(data []byte, keep func(string) bool, depth int) ([]File, error) {
 	if len(data) == 0 {
 		return nil, fmt.Errorf("%w: it is empty", ErrTruncated)
 	}
@@ -48,7 +48,7 @@ func (b *budget) read(data []byte, keep func(string) bool, depth int) ([]file, e
 	if err != nil {
 		return nil, fmt.Errorf("%w: not a .tgz: %w", ErrNotChart, fault(err))
 	}
-	var files []file
+	var files []File
 	seen := map[string]bool{}
 	for tr := tar.NewReader(z); ; {
 		h, err := tr.Next()
@@ -65,14 +65,14 @@ func (b *budget) read(data []byte, keep func(string) bool, depth int) ([]file, e
 		if f == nil {
 			continue
 		}
-		if seen[f.name] {
-			return nil, fmt.Errorf("%w: %s is in it twice", ErrRefused, f.name)
+		if seen[f.Name] {
+			return nil, fmt.Errorf("%w: %s is in it twice", ErrRefused, f.Name)
 		}
-		seen[f.name] = true
+		seen[f.Name] = true
 		if err := b.content(f, h, tr, keep, depth); err != nil {
 			return nil, err
 		}
-		if keep == nil || keep(f.name) {
+		if keep == nil || keep(f.Name) {
 			files = append(files, *f)
 		}
 	}
@@ -92,7 +92,7 @@ func nestedArchive(name string) bool {
 }
 
 // entry checks one entry's header; nil where it is of no account.
-func (b *budget) entry(h *tar.Header) (*file, error) {
+func (b *budget) entry(h *tar.Header) (*File, error) {
 	if b.files--; b.files < 0 {
 		return nil, fmt.Errorf("%w: it has more than %d files", ErrRefused, maxFiles)
 	}
@@ -114,13 +114,13 @@ func (b *budget) entry(h *tar.Header) (*file, error) {
 		return nil, tooMuch()
 	}
 	b.bytes -= h.Size
-	return &file{name: name}, nil
+	return &File{Name: name}, nil
 }
 
 // content reads a file, and looks into it if it is a chart.
-func (b *budget) content(f *file, h *tar.Header, r io.Reader, keep func(string) bool, depth int) error {
-	nested := nestedArchive(f.name)
-	if !nested && keep != nil && !keep(f.name) {
+func (b *budget) content(f *File, h *tar.Header, r io.Reader, keep func(string) bool, depth int) error {
+	nested := nestedArchive(f.Name)
+	if !nested && keep != nil && !keep(f.Name) {
 		if _, err := io.CopyN(io.Discard, r, h.Size); err != nil {
 			return fmt.Errorf("unpacking %q: %w", h.Name, fault(err))
 		}
@@ -130,15 +130,15 @@ func (b *budget) content(f *file, h *tar.Header, r io.Reader, keep func(string) 
 	if _, err := io.ReadFull(r, data); err != nil {
 		return fmt.Errorf("unpacking %q: %w", h.Name, fault(err))
 	}
-	f.data = trimBOM(data)
+	f.Data = trimBOM(data)
 	if !nested {
 		return nil
 	}
 	if depth == maxNesting {
 		return fmt.Errorf("%w: charts are nested more than %d deep", ErrRefused, maxNesting)
 	}
-	if _, err := b.read(f.data, func(string) bool { return false }, depth+1); err != nil {
-		return fmt.Errorf("%s: %w", f.name, err)
+	if _, err := b.read(f.Data, func(string) bool { return false }, depth+1); err != nil {
+		return fmt.Errorf("%s: %w", f.Name, err)
 	}
 	return nil
 }

@@ -142,7 +142,7 @@ func fromFile(path string, info fs.FileInfo) (*Chart, error) {
 }
 
 func fromFolder(dir string) (*Chart, error) {
-	files, err := readFolder(dir)
+	files, err := ReadFolder(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -185,13 +185,13 @@ func Parse(archive []byte, source string) (*Chart, error) {
 // Helm is laxer about names, and writes files of them.
 var chartName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
 
-func metadata(files []file) (*chart.Metadata, error) {
+func metadata(files []File) (*chart.Metadata, error) {
 	for _, f := range files {
-		if f.name != "Chart.yaml" {
+		if f.Name != "Chart.yaml" {
 			continue
 		}
 		meta := &chart.Metadata{}
-		if err := yaml.Unmarshal(f.data, meta); err != nil {
+		if err := yaml.Unmarshal(f.Data, meta); err != nil {
 			return nil, fmt.Errorf("%w: its Chart.yaml: %w", ErrNotChart, err)
 		}
 		if meta.APIVersion == "" {

@@ -17,9 +17,9 @@ import (
 	"helm.sh/helm/v3/pkg/ignore"
 )
 
-// readFolder reads the files of a chart's folder, but for those that .helmignore names,
+// ReadFolder reads the files of a chart's folder, but for those that .helmignore names,
 // in the order of their names. Links are followed within the folder only.
-func readFolder(dir string) ([]file, error) {
+func ReadFolder(dir string) ([]File, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
@@ -30,7 +30,7 @@ func readFolder(dir string) ([]file, error) {
 		return nil, err
 	}
 	left := &budget{maxUnpacked, maxFiles}
-	var files []file
+	var files []File
 	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || name == "." {
 			return err
@@ -52,7 +52,7 @@ func readFolder(dir string) ([]file, error) {
 		if err != nil {
 			return err
 		}
-		files = append(files, file{name, data})
+		files = append(files, File{name, data})
 		return nil
 	})
 	return files, err
@@ -104,22 +104,36 @@ func (b *budget) readFile(root *os.Root, name string) ([]byte, error) {
 	return data, nil
 }
 
+// Pack makes a chart of files. Its archive depends on their names and contents only, not
+// on their order. source is where they are from, for people.
+func Pack(files []File, source string) (*Chart, error) {
+	archive, err := pack(files)
+	if err != nil {
+		return nil, fmt.Errorf("packing chart %s: %w", source, err)
+	}
+	c, err := Parse(archive, source)
+	if err != nil {
+		return nil, fmt.Errorf("packing chart %s: %w", source, err)
+	}
+	return c, nil
+}
+
 // pack makes a chart's .tgz: Chart.yaml first, so that readers know soon what it is,
 // then the rest by name; nothing of who made it, when, and where.
-func pack(files []file) ([]byte, error) {
+func pack(files []File) ([]byte, error) {
 	meta, err := metadata(files)
 	if err != nil {
 		return nil, err
 	}
 	files = slices.Clone(files)
-	slices.SortFunc(files, func(a, b file) int {
-		if first, second := a.name == "Chart.yaml", b.name == "Chart.yaml"; first != second {
+	slices.SortFunc(files, func(a, b File) int {
+		if first, second := a.Name == "Chart.yaml", b.Name == "Chart.yaml"; first != second {
 			if first {
 				return -1
 			}
 			return 1
 		}
-		return strings.Compare(a.name, b.name)
+		return strings.Compare(a.Name, b.Name)
 	})
 	var out bytes.Buffer
 	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
@@ -128,12 +142,12 @@ func pack(files []file) ([]byte, error) {
 	}
 	w := tar.NewWriter(z)
 	for _, f := range files {
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: path.Join(meta.Name, f.name), Mode: 0o644, Size: int64(len(f.data)), ModTime: time.Unix(0, 0)}
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: path.Join(meta.Name, f.Name), Mode: 0o644, Size: int64(len(f.Data)), ModTime: time.Unix(0, 0)}
 		if err := w.WriteHeader(h); err != nil {
-			return nil, fmt.Errorf("packing %s: %w", f.name, err)
+			return nil, fmt.Errorf("packing %s: %w", f.Name, err)
 		}
-		if _, err := w.Write(f.data); err != nil {
-			return nil, fmt.Errorf("packing %s: %w", f.name, err)
+		if _, err := w.Write(f.Data); err != nil {
+			return nil, fmt.Errorf("packing %s: %w", f.Name, err)
 		}
 	}
 	if err := errors.Join(w.Close(), z.Close()); err != nil {

@@ -62,8 +62,8 @@ func FuzzEntries(f *testing.F) {
 			return
 		}
 		for _, file := range files {
-			if again, err := inside("x/" + file.name); err != nil || again != file.name {
-				t.Errorf("%q is not below the chart's folder: %q, %v", file.name, again, err)
+			if again, err := inside("x/" + file.Name); err != nil || again != file.Name {
+				t.Errorf("%q is not below the chart's folder: %q, %v", file.Name, again, err)
 			}
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"time"
 
 	"sigs.k8s.io/yaml"
 )
@@ -38,7 +39,8 @@ type HelmChartOptions struct {
 	Cluster       bool
 	Annotations   map[string]string
 	Set           map[string]string
-	ValuesContent string // YAML
+	ValuesContent string        // YAML
+	Timeout       time.Duration // that the job's helm may take; 0 is the helm-controller's default
 }
 
 // InjectAnnotation marks a HelmChart that wants the cluster's settings as values.
@@ -81,6 +83,9 @@ func (c *Chart) HelmChart(opt HelmChartOptions) ([]byte, error) {
 	}
 	if opt.ValuesContent != "" {
 		spec["valuesContent"] = opt.ValuesContent
+	}
+	if opt.Timeout != 0 {
+		spec["timeout"] = opt.Timeout.String()
 	}
 	// Keys come out sorted, so nothing depends on the order of a map.
 	text, err := yaml.Marshal(map[string]any{"apiVersion": "helm.cattle.io/v1", "kind": "HelmChart", "metadata": meta, "spec": spec})

@@ -362,7 +362,7 @@ func TestFoldersThatLead(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		if f.name == "alias" && string(f.data) == "content" {
+		if f.Name == "alias" && string(f.Data) == "content" {
 			return
 		}
 	}

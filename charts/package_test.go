@@ -22,15 +22,15 @@ func TestPackageIsReproducible(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := readFolder(shop)
+	files, err := ReadFolder(shop)
 	if err != nil {
 		t.Fatal(err)
 	}
 	slices.Reverse(files)
 	other := filepath.Join(t.TempDir(), "another", "name")
 	for _, f := range files {
-		path := filepath.Join(other, f.name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, f.data, 0o600), os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0))); err != nil {
+		path := filepath.Join(other, f.Name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, f.Data, 0o600), os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0))); err != nil {
 			t.Fatal(err)
 		}
 		if os.Getuid() == 0 {

@@ -170,7 +170,7 @@ func load(archive []byte) (*chart.Chart, error) {
 	}
 	buffered := make([]*loader.BufferedFile, len(files))
 	for i, f := range files {
-		buffered[i] = &loader.BufferedFile{Name: f.name, Data: f.data}
+		buffered[i] = &loader.BufferedFile{Name: f.Name, Data: f.Data}
 	}
 	ch, err := loader.LoadFiles(buffered)
 	if err != nil {
