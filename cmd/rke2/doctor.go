@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -18,7 +17,6 @@ import (
 	"github.com/rancher/rke2/runtime/closure"
 	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/runtime/doctor"
-	"github.com/rancher/rke2/runtime/engine"
 	"github.com/rancher/rke2/runtime/host"
 	"github.com/rancher/rke2/runtime/node"
 	"github.com/rancher/rke2/runtime/preflight"
@@ -27,9 +25,10 @@ import (
 
 // doctorFlags are the options of rke2 doctor.
 type doctorFlags struct {
-	config, dataDir, role, output string
-	dial, strict                  bool
-	patience                      time.Duration
+	node         hostNode
+	role, output string
+	dial, strict bool
+	patience     time.Duration
 }
 
 func newDoctorCommand() *cobra.Command {
@@ -65,8 +64,7 @@ words, or what would keep them from getting far. Exit code 0: no fault; 1: a fau
 		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.config, "config", "", "the node's configuration `file` (default "+defaultConfig+", or RKE2_CONFIG_FILE)")
-	flags.StringVar(&f.dataDir, "data-dir", "", "the node's data `folder` (default that of the configuration, or /var/lib/rancher/rke2)")
+	f.node.addFlags(flags)
 	flags.StringVar(&f.role, "role", string(config.Server), "what the node is to be: server or agent")
 	flags.BoolVar(&f.dial, "dial", false, "ask the registries and the server to join")
 	flags.DurationVar(&f.patience, "timeout", 5*time.Second, "how long each that is dialled may take")
@@ -117,23 +115,18 @@ func (f doctorFlags) run(cmd *cobra.Command) error {
 
 // options gathers what is to be looked at, as far as it can be read.
 func (f doctorFlags) options(role config.Role) (doctor.Options, func(), error) {
-	o := doctor.Options{Dial: f.dial, Patience: f.patience, ConfigFile: f.config}
+	o := doctor.Options{Dial: f.dial, Patience: f.patience, ConfigFile: f.node.configFile()}
 	release, err := images.EmbeddedRelease()
 	if err != nil {
 		return o, nil, err
 	}
-	if o.ConfigFile == "" {
-		if o.ConfigFile = os.Getenv("RKE2_CONFIG_FILE"); o.ConfigFile == "" {
-			o.ConfigFile = defaultConfig
-		}
-	}
-	c, err := f.settings(role, release)
+	c, err := f.node.settings(role, release)
 	if err != nil {
 		o.SettingsFault = err
 		c = config.Config{Role: role, DataDir: "/var/lib/rancher/rke2", CNI: "none", Verification: trust.ModeSystem,
 			TrustDir: defaultOf("trust-dir"), PrivateRegistry: defaultOf("private-registry"), Release: release}
-		if f.dataDir != "" {
-			if c.DataDir, err = filepath.Abs(f.dataDir); err != nil {
+		if f.node.dataDir != "" {
+			if c.DataDir, err = filepath.Abs(f.node.dataDir); err != nil {
 				return o, nil, err
 			}
 		}
@@ -154,25 +147,6 @@ func (f doctorFlags) options(role config.Role) (doctor.Options, func(), error) {
 		o.Charts = &charts
 	}
 	return o, func() { _ = folder.Close() }, nil
-}
-
-// settings reads them as the node's own command does.
-func (f doctorFlags) settings(role config.Role, release images.Release) (config.Config, error) {
-	var args []string
-	if f.config != "" {
-		if _, err := os.Stat(f.config); err != nil {
-			return config.Config{}, fmt.Errorf("reading the configuration file: %w", err)
-		}
-		args = append(args, "--config="+f.config)
-	}
-	if f.dataDir != "" {
-		args = append(args, "--data-dir="+f.dataDir)
-	}
-	invocation, err := engine.Parse(role, args, release)
-	if err != nil {
-		return config.Config{}, err
-	}
-	return invocation.Config, nil
 }
 
 // short is what was found in one line; what is not ok is told in full below the table.

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -13,16 +10,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rancher/rke2/images"
-	"github.com/rancher/rke2/runtime/closure"
 	"github.com/rancher/rke2/runtime/config"
-	"github.com/rancher/rke2/runtime/engine"
 	"github.com/rancher/rke2/runtime/node"
 )
 
 // imagesFlags are the options of rke2 images.
 type imagesFlags struct {
-	config, dataDir, role, output string
-	missing                       bool
+	node         hostNode
+	role, output string
+	missing      bool
 }
 
 func newImagesCommand() *cobra.Command {
@@ -57,8 +53,7 @@ that may be used. Then exit code 0 means that nothing is missing, 1 that somethi
 		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.config, "config", "", "the node's configuration `file` (default "+defaultConfig+", or RKE2_CONFIG_FILE)")
-	flags.StringVar(&f.dataDir, "data-dir", "", "the node's data `folder` (default that of the configuration, or /var/lib/rancher/rke2)")
+	f.node.addFlags(flags)
 	flags.StringVar(&f.role, "role", "", "what the node is: server or agent (default what it was last, or server)")
 	flags.BoolVar(&f.missing, "missing", false, "list only what is nowhere on this host, and fail if there is any")
 	flags.StringVarP(&f.output, "output", "o", "table", "`format`: table or json")
@@ -122,50 +117,15 @@ func (f imagesFlags) settings(role config.Role) (config.Config, error) {
 		return config.Config{}, err
 	}
 	if role == "" {
-		if role, err = f.lastRole(); err != nil {
+		if role, err = f.node.lastRole(); err != nil {
 			return config.Config{}, err
 		}
 	}
-	var args []string
-	if f.config != "" {
-		args = append(args, "--config="+f.config)
-	}
-	if f.dataDir != "" {
-		args = append(args, "--data-dir="+f.dataDir)
-	}
-	invocation, err := engine.Parse(role, args, release)
+	c, err := f.node.settings(role, release)
 	if err != nil {
 		return config.Config{}, fmt.Errorf("reading the node's settings: %w", err)
 	}
-	return invocation.Config, nil
-}
-
-// lastRole is what the node was when it last ran: a server keeps its own folder.
-func (f imagesFlags) lastRole() (config.Role, error) {
-	dataDir := f.dataDir
-	if dataDir == "" {
-		file := f.config
-		if file == "" {
-			if file = os.Getenv("RKE2_CONFIG_FILE"); file == "" {
-				file = defaultConfig
-			}
-		}
-		settings, err := closure.ReadSettings(file, closure.Defaults(defaultOf("cni")))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			settings = closure.Defaults(defaultOf("cni"))
-		case err != nil:
-			return "", err
-		}
-		dataDir = settings.DataDir
-	}
-	if _, err := os.Stat(filepath.Join(dataDir, "server")); err == nil {
-		return config.Server, nil
-	}
-	if _, err := os.Stat(filepath.Join(dataDir, "agent", "containerd")); err == nil {
-		return config.Agent, nil
-	}
-	return config.Server, nil
+	return c, nil
 }
 
 func printInventory(w io.Writer, inventory node.Inventory, onlyMissing bool) error {

@@ -314,10 +314,15 @@ configs:
 	if strings.Contains(first, "secret-word") || !strings.Contains(last, "the registry itself") {
 		t.Errorf("got %s, %s", first, last)
 	}
-	if err := os.WriteFile(w.config.PrivateRegistry, []byte("mirors: {}\n"), 0o600); err != nil {
-		t.Fatal(err)
+	for text, want := range map[string]preflight.Verdict{
+		"mirors: {}\n":       preflight.Warn, // the node goes on without it
+		"mirrors: [wrong]\n": preflight.Fail,
+	} {
+		if err := os.WriteFile(w.config.PrivateRegistry, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		says(t, w.examine(nil), "registries", want, text[:6])
 	}
-	says(t, w.examine(nil), "registries", preflight.Fail, "mirors")
 }
 
 func TestDialling(t *testing.T) {

@@ -20,7 +20,7 @@ func offline(o Options) preflight.Check {
 	}
 	c.Found = "no registry is ever dialled"
 	var against []string
-	if conf, err := mirrors.Load(o.Config.PrivateRegistry); err == nil && len(conf.Mirrors) > 0 {
+	if conf, _, err := mirrors.LoadForNode(o.Config.PrivateRegistry); err == nil && len(conf.Mirrors) > 0 {
 		against = append(against, fmt.Sprintf("%s names mirrors, and offline keeps them from being asked", o.Config.PrivateRegistry))
 	}
 	if absent := prePulled(o); len(absent) > 0 {

@@ -67,10 +67,10 @@ func (e Endpoint) String() string {
 func registries(ctx context.Context, o Options) ([]Pull, preflight.Check) {
 	c := preflight.Check{Name: "registries", Verdict: preflight.OK}
 	file := o.Config.PrivateRegistry
-	conf, err := mirrors.Load(file)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		conf, c.Found = &mirrors.Config{}, "no "+file+": images are asked of their own registries"
+	conf, ignored, err := mirrors.LoadForNode(file)
+	switch _, missing := os.Stat(file); {
+	case err == nil && errors.Is(missing, os.ErrNotExist):
+		c.Found = "no " + file + ": images are asked of their own registries"
 	case err != nil:
 		c.Verdict, c.Found, c.ToDo = preflight.Warn, err.Error(), "correct "+file
 		if !o.Config.Offline {
@@ -79,6 +79,10 @@ func registries(ctx context.Context, o Options) ([]Pull, preflight.Check) {
 		return nil, c
 	default:
 		c.Found = fmt.Sprintf("%s: mirrors for %d, settings of %s", file, len(conf.Mirrors), count(len(conf.Configs), "host"))
+	}
+	if ignored != nil {
+		c.Verdict, c.ToDo = preflight.Warn, "correct "+file+": the node passes over what it does not know there"
+		c.Details = append(c.Details, ignored.Error())
 	}
 	if o.Config.Offline {
 		c.Found += "; offline is set, so none is asked"
