@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -20,9 +21,9 @@ type Got struct {
 	Error  string  `json:"error,omitempty"`
 }
 
-// get asks URLs, each over a connection of its own, one after the other.
-func get(ctx context.Context, args []string, out, log io.Writer) error {
-	f := flags("get", log)
+// get asks URLs, all at once, each over a connection of its own.
+func get(ctx context.Context, args []string, s streams) error {
+	f := flags("get", s.log)
 	host := f.String("host", "", "host to ask for, instead of the URL's")
 	timeout := f.Duration("timeout", 3*time.Second, "how long to wait for each")
 	if err := f.Parse(args); err != nil {
@@ -32,11 +33,16 @@ func get(ctx context.Context, args []string, out, log io.Writer) error {
 		return errors.New("get what? name a URL")
 	}
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: *timeout}
+	answers := make([]Got, f.NArg())
+	var all sync.WaitGroup
+	for i, url := range f.Args() {
+		all.Go(func() { answers[i] = ask(ctx, &client, url, *host) })
+	}
+	all.Wait()
 	failed := false
-	for _, url := range f.Args() {
-		got := ask(ctx, &client, url, *host)
+	for _, got := range answers {
 		failed = failed || got.Error != ""
-		if err := line(out, got); err != nil {
+		if err := line(s.out, got); err != nil {
 			return err
 		}
 	}
@@ -86,8 +92,8 @@ type Resolved struct {
 }
 
 // resolve looks names up as every program of the container does, by /etc/resolv.conf.
-func resolve(ctx context.Context, args []string, out, log io.Writer) error {
-	f := flags("resolve", log)
+func resolve(ctx context.Context, args []string, s streams) error {
+	f := flags("resolve", s.log)
 	timeout := f.Duration("timeout", 5*time.Second, "how long to wait for each")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -105,7 +111,7 @@ func resolve(ctx context.Context, args []string, out, log io.Writer) error {
 		if err != nil {
 			r.Error, failed = err.Error(), true
 		}
-		if err := line(out, r); err != nil {
+		if err := line(s.out, r); err != nil {
 			return err
 		}
 	}

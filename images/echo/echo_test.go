@@ -44,8 +44,13 @@ func server(t *testing.T) (address string, stop func() error) {
 // echo runs a command and reads the lines that it prints.
 func echo[T any](t *testing.T, args ...string) ([]T, error) {
 	t.Helper()
+	return echoFrom[T](t, strings.NewReader(""), args...)
+}
+
+func echoFrom[T any](t *testing.T, in io.Reader, args ...string) ([]T, error) {
+	t.Helper()
 	var out bytes.Buffer
-	err := run(t.Context(), args, &out, io.Discard)
+	err := run(t.Context(), args, streams{in, &out, io.Discard})
 	var all []T
 	for d := json.NewDecoder(&out); ; {
 		var one T
@@ -99,7 +104,7 @@ func TestFailuresAreSaidAndFail(t *testing.T) {
 		t.Error(names, err)
 	}
 	for _, args := range [][]string{nil, {"shout"}, {"get"}, {"resolve"}, {"load"}, {"load", "-for", "x"}} {
-		if err := run(t.Context(), args, io.Discard, io.Discard); err == nil || errors.Is(err, errFailed) {
+		if err := run(t.Context(), args, streams{strings.NewReader(""), io.Discard, io.Discard}); err == nil || errors.Is(err, errFailed) {
 			t.Errorf("%q: %v", args, err)
 		}
 	}
@@ -128,5 +133,19 @@ func TestLoadOverAnEndingServer(t *testing.T) {
 	total, err = echo[Load](t, "load", "-for", "100ms", "-workers", "2", "http://"+address+"/")
 	if !errors.Is(err, errFailed) || len(total) != 1 || total[0].Failed != total[0].Requests || len(total[0].Errors) == 0 || len(total[0].Errors) > maxErrors {
 		t.Errorf("%+v, %v", total, err)
+	}
+}
+
+func TestLoadEndsWithItsInput(t *testing.T) {
+	address, _ := server(t)
+	r, w := io.Pipe()
+	started := time.Now()
+	go func() {
+		time.Sleep(300 * time.Millisecond)
+		_ = w.Close()
+	}()
+	total, err := echoFrom[Load](t, r, "load", "-for", "1m", "-until-eof", "http://"+address+"/")
+	if took := time.Since(started); err != nil || total[0].Requests == 0 || took < 300*time.Millisecond || took > 20*time.Second {
+		t.Errorf("%+v, %v, after %s", total, err, took)
 	}
 }

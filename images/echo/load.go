@@ -22,11 +22,12 @@ type Load struct {
 const maxErrors = 5
 
 // load asks one URL over and over, over connections that are kept, as browsers do.
-func load(ctx context.Context, args []string, out, log io.Writer) error {
-	f := flags("load", log)
+func load(ctx context.Context, args []string, s streams) error {
+	f := flags("load", s.log)
 	host := f.String("host", "", "host to ask for, instead of the URL's")
 	timeout := f.Duration("timeout", 5*time.Second, "how long to wait for each answer")
-	long := f.Duration("for", 10*time.Second, "how long to go on")
+	long := f.Duration("for", 10*time.Second, "how long to go on at most")
+	until := f.Bool("until-eof", false, "end when standard input does")
 	workers := f.Int("workers", 4, "how many ask at the same time")
 	pause := f.Duration("pause", 20*time.Millisecond, "how long each rests after an answer")
 	if err := f.Parse(args); err != nil {
@@ -37,12 +38,19 @@ func load(ctx context.Context, args []string, out, log io.Writer) error {
 	}
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: *workers}, Timeout: *timeout}
 	total := Load{By: map[string]int{}}
-	end := time.Now().Add(*long)
+	going, end := context.WithTimeout(ctx, *long)
+	defer end()
+	if *until {
+		go func() {
+			_, _ = io.Copy(io.Discard, s.in)
+			end()
+		}()
+	}
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	for range *workers {
 		all.Go(func() {
-			for ctx.Err() == nil && time.Now().Before(end) {
+			for going.Err() == nil { // what was asked by then is waited for
 				started := time.Now()
 				got := ask(ctx, client, f.Arg(0), *host)
 				took := time.Since(started)
@@ -54,7 +62,7 @@ func load(ctx context.Context, args []string, out, log io.Writer) error {
 		})
 	}
 	all.Wait()
-	if err := line(out, total); err != nil {
+	if err := line(s.out, total); err != nil {
 		return err
 	}
 	if total.Failed > 0 || total.Requests == 0 {

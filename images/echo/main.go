@@ -21,7 +21,8 @@ var version = "unknown"
 const usage = `usage: echo serve [-listen ADDRESS] [-drain DURATION]
        echo get [-host NAME] [-timeout DURATION] URL…
        echo resolve [-timeout DURATION] NAME…
-       echo load [-host NAME] [-for DURATION] [-workers N] [-timeout DURATION] URL
+       echo load [-host NAME] [-for DURATION] [-until-eof] [-workers N]
+                 [-pause DURATION] [-timeout DURATION] URL
        echo version
 `
 
@@ -31,7 +32,7 @@ var errFailed = errors.New("not all went well")
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	err := run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})
 	switch {
 	case err == nil:
 	case errors.Is(err, errFailed):
@@ -42,14 +43,20 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string, out, log io.Writer) error {
+// streams are a command's own.
+type streams struct {
+	in       io.Reader
+	out, log io.Writer
+}
+
+func run(ctx context.Context, args []string, s streams) error {
 	if len(args) == 0 {
 		return errors.New(usage)
 	}
-	commands := map[string]func(context.Context, []string, io.Writer, io.Writer) error{
+	commands := map[string]func(context.Context, []string, streams) error{
 		"serve": serve, "get": get, "resolve": resolve, "load": load,
-		"version": func(_ context.Context, _ []string, out, _ io.Writer) error {
-			_, err := fmt.Fprintln(out, "echo", version)
+		"version": func(_ context.Context, _ []string, s streams) error {
+			_, err := fmt.Fprintln(s.out, "echo", version)
 			return err
 		},
 	}
@@ -57,7 +64,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	if !ok {
 		return fmt.Errorf("unknown command %q\n%s", args[0], usage)
 	}
-	return command(ctx, args[1:], out, log)
+	return command(ctx, args[1:], s)
 }
 
 // flags are those of one command.

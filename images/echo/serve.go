@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -27,8 +26,8 @@ type Answer struct {
 
 // serve answers until it is told to end, and then for as long as others may still be
 // learning that it ends: a Service's endpoints change after its pod was told.
-func serve(ctx context.Context, args []string, _, log io.Writer) error {
-	f := flags("serve", log)
+func serve(ctx context.Context, args []string, s streams) error {
+	f := flags("serve", s.log)
 	listen := f.String("listen", ":8080", "address to listen on")
 	drain := f.Duration("drain", 5*time.Second, "how long to go on answering after SIGTERM")
 	if err := f.Parse(args); err != nil {
@@ -38,7 +37,7 @@ func serve(ctx context.Context, args []string, _, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(log, "echo: listening on", listener.Addr())
+	fmt.Fprintln(s.log, "echo: listening on", listener.Addr())
 	return serveOn(ctx, listener, *drain)
 }
 
