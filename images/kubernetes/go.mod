@@ -219,6 +219,7 @@ replace (
 )
 
 tool (
+	github.com/rancher/rke2/images/kubernetes/with-args
 	k8s.io/kubernetes/cmd/kube-apiserver
 	k8s.io/kubernetes/cmd/kube-controller-manager
 	k8s.io/kubernetes/cmd/kube-proxy
