@@ -23,6 +23,7 @@ type productFile struct {
 	Registry  text       `yaml:"registry"`
 	Repo      text       `yaml:"repo"`
 	Debian    *Mirrors   `yaml:"debian"`
+	Charts    text       `yaml:"charts"`
 	Image     *imageFile `yaml:"image"`
 }
 
@@ -62,8 +63,8 @@ var (
 	releaseName = regexp.MustCompile(`^[a-z0-9]+$`)
 )
 
-// Load reads the declarations in dir: product.yaml, and go.mod with image.yaml of every
-// folder that has an image.yaml. Errors name file and line.
+// Load reads the declarations in dir: product.yaml, go.mod with image.yaml of every
+// folder that has an image.yaml, and package.yaml of the charts. Errors name file and line.
 func Load(dir string) (*Tree, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -104,7 +105,10 @@ func Load(dir string) (*Tree, error) {
 			return nil, err
 		}
 	}
-	return t, t.setImages(productPath, pf, files)
+	if err := t.setImages(productPath, pf, files); err != nil {
+		return nil, err
+	}
+	return t, t.setCharts(productPath, pf.Charts)
 }
 
 func (t *Tree) setProduct(path string, pf productFile) error {

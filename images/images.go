@@ -55,6 +55,7 @@ const (
 	KindDebian   Kind = "debian"        // Debian packages with what they depend on
 	KindSource   Kind = "debian source" // static programs built from a Debian source package
 	KindUpstream Kind = "upstream"      // somebody's image, as it is
+	KindCharts   Kind = "charts"        // Helm charts of this project
 )
 
 // Component is something that images are made of. Its kind says which fields are set.
@@ -64,7 +65,8 @@ type Component struct {
 	Description string
 	Kind        Kind
 	// Version is that of the module that is built, a replacement's where there is one;
-	// of KindUpstream the tag; of Debian kinds the suite, as the lock has their versions.
+	// of KindUpstream the tag; of Debian kinds the suite, as the lock has their versions;
+	// of KindCharts the product's.
 	Version      string
 	Crypto       Crypto
 	CryptoReason string // why Crypto is NoCrypto
@@ -79,6 +81,7 @@ type Component struct {
 	Debian   *Debian
 	Source   *Source
 	Upstream *Upstream
+	Charts   []Chart // sorted by name
 }
 
 // Debian is a list of Debian packages; their dependencies come along.
@@ -130,7 +133,7 @@ type Edit struct {
 func (c Component) Contexts() []string {
 	var out []string
 	switch c.Kind {
-	case KindDebian, KindUpstream:
+	case KindDebian, KindUpstream, KindCharts:
 		out = append(out, c.Name)
 	default:
 		for _, b := range c.Binaries {
@@ -175,6 +178,13 @@ type Image struct {
 	Test       []Test
 	Owner      string // name of the component whose folder declares it; "": the product
 }
+
+// TestSet is the set of images that tests alone need. An image of no other set is built
+// and signed like all, and is no part of the release.
+const TestSet = "test"
+
+// Released reports whether the image is part of the release.
+func (i Image) Released() bool { return len(i.Sets) != 1 || i.Sets[0] != TestSet }
 
 // Test is a command that runs in the image's own root file system.
 type Test struct {

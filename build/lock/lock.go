@@ -89,9 +89,11 @@ type Image struct {
 // Path is where a component's lock is.
 func Path(c images.Component) string { return filepath.Join(c.Dir, FileName) }
 
-// Needed tells whether a component has a lock: all kinds have but Go modules that need
-// no C libraries.
-func Needed(c images.Component) bool { return c.Kind != images.KindGo || c.Cgo != nil }
+// Needed tells whether a component has a lock: all kinds have but charts, and Go modules
+// that need no C libraries.
+func Needed(c images.Component) bool {
+	return c.Kind != images.KindCharts && (c.Kind != images.KindGo || c.Cgo != nil)
+}
 
 // Declared lists what a component's pins depend on, sorted.
 func Declared(c images.Component, m images.Mirrors) []string {

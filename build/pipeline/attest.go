@@ -104,10 +104,31 @@ func (p *Pipeline) sources(x *piece) ([]provenance.Source, error) {
 		paths = append(paths, c.Dir)
 	}
 	for _, c := range p.needs(x) {
-		paths = append(paths, c.Dir)
+		paths = append(paths, sourcesOf(c)...)
 	}
 	slices.Sort(paths)
 	return provenance.Sources(root, slices.Compact(paths)...)
+}
+
+// sourcesOf are the folders and files that a component is declared by.
+func sourcesOf(c images.Component) []string {
+	if c.Kind != images.KindCharts {
+		return []string{c.Dir}
+	}
+	var out []string
+	for _, ch := range c.Charts {
+		out = append(out, ch.Dir)
+		// Hidden, but it decides what is packaged.
+		if rules := filepath.Join(ch.Dir, ".helmignore"); exists(rules) {
+			out = append(out, rules)
+		}
+	}
+	return out
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // tidy removes statements about platforms that an image is no longer made for, and about

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/cache"
+	"github.com/rancher/rke2/build/chart"
 	"github.com/rancher/rke2/build/compile"
 	"github.com/rancher/rke2/build/layer"
 	"github.com/rancher/rke2/build/layout"
@@ -34,7 +35,7 @@ type Settings struct {
 	Epoch     time.Time // SOURCE_DATE_EPOCH
 	Platforms []artifact.Platform
 	Jobs      int                            // layers compressed at a time
-	Makers    map[images.Kind]artifact.Maker // of the kinds besides Go modules
+	Makers    map[images.Kind]artifact.Maker // of the kinds besides Go modules and charts
 	Sysroots  compile.Sysroots               // for cgo; nil: this machine's libraries
 	Upstream  UpstreamImages                 // of KindUpstream; may be nil
 	Builder   Builder                        // nil: the daemonless one
@@ -97,7 +98,10 @@ func New(ctx context.Context, s Settings) (*Pipeline, error) {
 	if p.builder == nil {
 		p.builder = daemonless{layer.NewBuilder(s.Cache, s.Epoch, s.Jobs)}
 	}
-	p.makers = map[images.Kind]artifact.Maker{images.KindGo: goMaker{p}}
+	p.makers = map[images.Kind]artifact.Maker{
+		images.KindGo:     goMaker{p},
+		images.KindCharts: chart.New(s.Cache, p.files, s.Tree, s.Naming),
+	}
 	for k, m := range s.Makers {
 		p.makers[k] = m
 	}

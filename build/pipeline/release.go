@@ -17,7 +17,7 @@ import (
 //
 //	go build -overlay dist/overlay.json ./cmd/rke2
 //
-// Every declared image must be in the layout, signed by the key.
+// Every declared image but those of tests must be in the layout, signed by the key.
 func (p *Pipeline) Release(key *sign.Key) (images.Release, error) {
 	l, err := p.open()
 	if err != nil {
@@ -41,6 +41,9 @@ func (p *Pipeline) Release(key *sign.Key) (images.Release, error) {
 		PublicKeys:  []string{string(pem)},
 	}
 	for _, i := range p.s.Tree.Images {
+		if !i.Released() {
+			continue
+		}
 		tag, err := p.s.Naming.Tag(i)
 		if err != nil {
 			return images.Release{}, err

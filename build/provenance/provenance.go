@@ -84,6 +84,15 @@ type Component struct {
 	Source   string     `json:"source,omitempty"`   // Debian source package
 	Build    [][]string `json:"build,omitempty"`    // commands run in it
 	Upstream string     `json:"upstream,omitempty"` // image that was copied
+	Charts   []Chart    `json:"charts,omitempty"`
+}
+
+// Chart is how a Helm chart was declared to be packaged.
+type Chart struct {
+	Name        string            `json:"name"`
+	AppVersion  string            `json:"appVersion"`
+	Images      map[string]string `json:"images,omitempty"`      // declared image, by the value that names it
+	Definitions string            `json:"definitions,omitempty"` // build context that CRDs come from
 }
 
 // Binary is how a Go program was asked for. Flags that every program has are in the
@@ -162,6 +171,16 @@ func component(c images.Component) Component {
 	}
 	if c.Upstream != nil {
 		out.Upstream = c.Upstream.Image
+	}
+	for _, ch := range c.Charts {
+		declared := Chart{Name: ch.Name, AppVersion: ch.AppVersion, Images: map[string]string{}}
+		for _, i := range ch.Images {
+			declared.Images[i.Path] = i.Image
+		}
+		if ch.CRDs != nil {
+			declared.Definitions = ch.CRDs.Files.Context
+		}
+		out.Charts = append(out.Charts, declared)
 	}
 	return out
 }

@@ -23,9 +23,11 @@ func newList(f *flags) *cobra.Command {
 	newer := false
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "Show the components: version, module, binaries, size, crypto",
+		Short: "Show the components and charts: version, module, binaries, size, crypto",
 		Long: `Shows every declared component. Size and crypto are those of the binaries in the
-build cache; a component that isn't built with the present inputs has none.
+build cache; a component that isn't built with the present inputs has none. Then the
+charts that are packaged into the runtime image, when a server installs them, and the
+images that they run.
 
 --outdated shows instead what there are newer versions of: it asks the go command's
 module proxy for what wrapper modules require, and the Debian archive and registries for
@@ -74,6 +76,7 @@ type row struct {
 	Binaries    []string         `json:"binaries"`
 	Images      []string         `json:"images"`
 	Artifacts   []compile.Binary `json:"artifacts,omitempty"`
+	Charts      []chartRow       `json:"charts,omitempty"`
 }
 
 func rows(listed []pipeline.Listed) []row {
@@ -83,6 +86,7 @@ func rows(listed []pipeline.Listed) []row {
 		r := row{
 			Component: c.Name, Description: c.Description, Kind: c.Kind, Version: c.Version, From: from(c), Platform: l.Platform.String(),
 			Built: l.Built, Crypto: string(c.Crypto), CryptoWhy: c.CryptoReason, Binaries: []string{}, Images: append([]string{}, l.Images...),
+			Charts: chartRows(c.Charts),
 		}
 		for _, b := range c.Binaries {
 			r.Binaries = append(r.Binaries, b.Name)
@@ -108,6 +112,8 @@ func from(c images.Component) string {
 		return "Debian source: " + c.Source.Package
 	case images.KindUpstream:
 		return c.Upstream.Image
+	case images.KindCharts:
+		return fmt.Sprintf("%d charts", len(c.Charts))
 	}
 	return c.Module
 }
@@ -135,7 +141,15 @@ func printTable(cmd *cobra.Command, listed []pipeline.Listed) error {
 			component, crypto, in = "\t\t", "", ""
 		}
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, l := range listed {
+		if err := printCharts(cmd, chartRows(l.Component.Charts)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func newCompile(f *flags) *cobra.Command {

@@ -47,8 +47,8 @@ func Open(dir string) (Release, error) {
 	return r, err
 }
 
-// Make makes the release after current in dir. sources is the folder that has images/
-// and Dockerfile.runtime; current's folder has the build tool, rke2-build.
+// Make makes the release after current in dir. sources is the folder that has images/,
+// charts/ and Dockerfile.runtime; current's folder has the build tool, rke2-build.
 func Make(ctx context.Context, sources string, current Release, dir string) (Release, error) {
 	next := Release{Dir: filepath.Join(dir, "dist")}
 	fail := func(err error) (Release, error) { return next, fmt.Errorf("making the next release: %w", err) }
@@ -82,7 +82,8 @@ func Make(ctx context.Context, sources string, current Release, dir string) (Rel
 	return Open(next.Dir)
 }
 
-// declare copies the declarations of the images in Set, with the next release number.
+// declare copies the declarations of the images in Set and of their charts, with the next
+// release number.
 func declare(sources, dir string) error {
 	if err := os.CopyFS(filepath.Join(dir, "images"), os.DirFS(filepath.Join(sources, "images"))); err != nil {
 		return err
@@ -105,7 +106,40 @@ func declare(sources, dir string) error {
 	if err := os.WriteFile(product, raw, 0o644); err != nil {
 		return err
 	}
-	return leaveOut(filepath.Join(dir, "images"))
+	if err := leaveOut(filepath.Join(dir, "images")); err != nil {
+		return err
+	}
+	return copyCharts(filepath.Join(sources, "charts"), filepath.Join(dir, "charts"))
+}
+
+// copyCharts copies the charts but for those of networks and ingress controllers, whose
+// images are of other sets.
+func copyCharts(from, to string) error {
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(from, "*", images.PackageFile))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		var chart map[string]any
+		if err := yaml.Unmarshal(raw, &chart); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		if chart["cni"] != nil || chart["ingress-controller"] != nil {
+			continue
+		}
+		folder := filepath.Dir(file)
+		if err := os.CopyFS(filepath.Join(to, filepath.Base(folder)), os.DirFS(folder)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sameKey has the next release signed by the key that made this one, as releases are,
