@@ -211,4 +211,7 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
-tool github.com/coredns/coredns
+tool (
+	github.com/coredns/coredns
+	github.com/rancher/rke2/images/coredns/coredns-autoscaler
+)
