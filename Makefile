@@ -36,7 +36,7 @@ OWN_PROGRAMS := $(sort $(dir $(shell find images -mindepth 2 -name '*_test.go' -
 
 # What the two programs are linked from, so that nothing changed is nothing done. Files
 # that tests alone read are left out.
-SOURCES := go.mod go.sum Makefile $(shell find cmd airgap runtime build $(wildcard charts install) images/*.go -type f \
+SOURCES := go.mod go.sum Makefile $(shell find cmd airgap runtime build install charts/*.go images/*.go -type f \
   -not -name '*_test.go' -not -path '*/testdata/*' -not -name '*.md')
 
 # The node binary of this machine, and those of other architectures beside it.
@@ -54,7 +54,7 @@ airgap: runtime-image $(HOST_NODE) $(NODES) ## The main job: images, node binary
 	@for arch in $(ARCHES); do \
 	  $(HOST_NODE) bundle airgap --layout $(DIST)/oci $(SETS:%=--set %) --platform linux/$$arch --output-dir $(DIST) && \
 	  $(HOST_NODE) bundle verify $(SETS:%=$(DIST)/rke2-images-%.linux-$$arch.tar) && \
-	  $(HOST_NODE) bundle closure --platform linux/$$arch --config /dev/null --data-dir $(DIST)/none \
+	  $(HOST_NODE) bundle closure --all-charts --platform linux/$$arch --config /dev/null --data-dir $(DIST)/none \
 	    $(SETS:%=$(DIST)/rke2-images-%.linux-$$arch.tar) || exit 1; \
 	done
 
@@ -120,7 +120,7 @@ bench: ## Measure against named peers, as ratios in one run (needs the products 
 
 .PHONY: generate
 generate: ## Rewrite generated documents and golden files
-	go test ./cmd/rke2 ./cmd/rke2-build ./runtime/pod -update
+	go test ./charts ./cmd/rke2 ./cmd/rke2-build ./runtime/pod -update
 
 ##@ Try it
 

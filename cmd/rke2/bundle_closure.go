@@ -31,7 +31,7 @@ const defaultConfig = "/etc/rancher/rke2/config.yaml"
 type closureFlags struct {
 	config, dataDir, platform, kubeVersion string
 	manifests, images, optional            []string
-	dataDirSet                             bool
+	dataDirSet, allCharts                  bool
 }
 
 func newBundleClosureCommand() *cobra.Command {
@@ -62,12 +62,18 @@ Without arguments, the bundles are those of this host (<data-dir>/agent/images).
 --manifests, the manifests are those of this host (<data-dir>/server/manifests and
 <data-dir>/agent/pod-manifests), if there are any.
 
+--all-charts proves it for every chart that the runtime image packages, each network and
+ingress controller among them: for a release, whose users choose later.
+
 Templates run in a process of their own, for 30 s and in 512 MiB at most.`,
 		Example: `  # on a node: will this start with no network?
   rke2 bundle closure
 
   # before the disk is carried across: these bundles, that configuration, our manifests
   rke2 bundle closure --config config.yaml --manifests deploy/ rke2-images-core.linux-amd64.tar rke2-images-canal.linux-amd64.tar
+
+  # whatever will be chosen
+  rke2 bundle closure --all-charts dist/
 
   # what is needed but in no bundle, for a script
   rke2 bundle closure -o json dist/ | jq -r '.images[] | select(.gap) | .reference'
@@ -84,6 +90,7 @@ Templates run in a process of their own, for 30 s and in 512 MiB at most.`,
 	flags.StringVar(&f.kubeVersion, "kube-version", "", "`version` of Kubernetes that charts are told (default the release's)")
 	flags.StringArrayVar(&f.images, "image", nil, "`reference` of an image that is needed, whatever else says so (repeatable)")
 	flags.StringArrayVar(&f.optional, "optional", nil, "`pattern` of references that may be absent, such as registry.example.com/tests/* (repeatable)")
+	flags.BoolVar(&f.allCharts, "all-charts", false, "prove it for every packaged chart, whatever the configuration chooses")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := check(); err != nil {
 			return err
@@ -167,6 +174,7 @@ func (f closureFlags) settings() (closure.Settings, error) {
 	if f.dataDirSet {
 		s.DataDir = f.dataDir
 	}
+	s.AllCharts = f.allCharts
 	return s, nil
 }
 

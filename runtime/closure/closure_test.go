@@ -148,6 +148,41 @@ func TestChoiceOfCharts(t *testing.T) {
 	}
 }
 
+// TestAnnotatedCharts: what a chart is chosen by stands in its manifest.
+func TestAnnotatedCharts(t *testing.T) {
+	packaged := map[string]string{}
+	for name, annotations := range map[string]map[string]string{
+		"net": {charts.CNIAnnotation: "n"}, "net-crd": {charts.CNIAnnotation: "n"}, "other-net": {charts.CNIAnnotation: "o"},
+		"front": {charts.IngressControllerAnnotation: "f"}, "rke2-kube-proxy": nil, "always": nil,
+		"rke2-canal": {charts.CNIAnnotation: "n"}, // whatever its name says
+	} {
+		packaged[name+".yaml"] = helmChartOf(t, chartOf(t, name, "example.com/"+name+":1", ""), charts.HelmChartOptions{Annotations: annotations})
+	}
+	core := system(t, packaged)
+	for _, c := range []struct {
+		config string
+		every  bool
+		want   string
+	}{
+		{"", false, "always rke2-kube-proxy"},
+		{"cni: n\ndisable-kube-proxy: true", false, "always net net-crd rke2-canal"},
+		{"cni: [o]\ningress-controller: f\ndisable: always", false, "front other-net rke2-kube-proxy"},
+		{"cni: o\ndisable: [always]", true, "always front net net-crd other-net rke2-canal rke2-kube-proxy"},
+	} {
+		s, err := ReadSettings(file(t, "config.yaml", c.config), Defaults("none"))
+		must(t, err)
+		s.AllCharts = c.every
+		var got []string
+		for _, ch := range prove(t, Input{Bundles: []scan.File{core}, Settings: s}).Charts {
+			got = append(got, ch.Name)
+		}
+		slices.Sort(got)
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%q: got %q, want %q", c.config, got, c.want)
+		}
+	}
+}
+
 func TestManifests(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{

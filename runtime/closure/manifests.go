@@ -40,7 +40,7 @@ func (p *prover) manifests(ctx context.Context) ([]manifest, error) {
 	for _, m := range packaged {
 		delivered[filepath.Base(m.name)] = true
 		base := filepath.Base(m.name)
-		if why := p.in.Settings.off(strings.TrimSuffix(base, filepath.Ext(base))); why != "" {
+		if why := p.in.Settings.off(strings.TrimSuffix(base, filepath.Ext(base)), annotations(m)); why != "" {
 			continue
 		}
 		out = append(out, m)
@@ -64,6 +64,21 @@ func (p *prover) manifests(ctx context.Context) ([]manifest, error) {
 		}
 	}
 	return out, nil
+}
+
+// annotations are those of a packaged manifest's HelmChart. What cannot be read has none:
+// that it can't is said where its objects are taken.
+func annotations(m manifest) map[string]string {
+	objects, err := charts.ParseObjects(m.name, m.text)
+	if err != nil {
+		return nil
+	}
+	for _, o := range objects {
+		if o.APIVersion == helmAPI && o.Kind == "HelmChart" {
+			return o.Annotations
+		}
+	}
+	return nil
 }
 
 // list gives the files of a folder that a server would deploy, in order, or the file
@@ -112,7 +127,7 @@ func (p *prover) disabled(root, path string) bool {
 		return false
 	}
 	base := filepath.Base(rel)
-	if p.in.Settings.off(strings.TrimSuffix(base, filepath.Ext(base))) != "" {
+	if p.in.Settings.off(strings.TrimSuffix(base, filepath.Ext(base)), nil) != "" {
 		return true
 	}
 	for dir := filepath.Dir(rel); dir != "."; dir = filepath.Dir(dir) {

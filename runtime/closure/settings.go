@@ -13,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/rancher/rke2/charts"
 	"github.com/rancher/rke2/runtime/config"
 )
 
@@ -20,6 +21,8 @@ import (
 type Settings struct {
 	DataDir               string
 	Disable               []string // packaged charts, by name
+	NoKubeProxy           bool
+	AllCharts             bool // every packaged chart counts, whatever is chosen
 	CNI                   []string
 	IngressController     []string
 	CloudProvider         string
@@ -167,6 +170,9 @@ func (s Settings) with(all map[string][]string) (Settings, error) {
 	one(&s.SystemDefaultRegistry, "system-default-registry")
 	one(&s.ClusterDomain, "cluster-domain")
 	list(&s.Disable, "disable")
+	if v := all["disable-kube-proxy"]; len(v) > 0 {
+		s.NoKubeProxy = strings.EqualFold(v[len(v)-1], "true")
+	}
 	list(&s.CNI, "cni")
 	list(&s.IngressController, "ingress-controller")
 	list(&s.ClusterCIDR, "cluster-cidr")
@@ -198,8 +204,8 @@ func split(values []string) []string {
 	return out
 }
 
-// choices are packaged charts of which the configuration picks some: the chart is there
-// if the option has its name.
+// choices are packaged charts of which the configuration picks some, where they are not
+// annotated with it: the chart is there if the option has its name.
 var choices = []struct {
 	option func(Settings) []string
 	charts map[string]string // the chart's name, and the value that picks it
@@ -217,10 +223,15 @@ var choices = []struct {
 	}},
 }
 
-// off says why a packaged chart is not installed; "" if it is.
-func (s Settings) off(name string) string {
-	if slices.Contains(s.Disable, name) {
-		return "disable has it"
+// off says why a packaged chart is not installed, by its name and the annotations of its
+// HelmChart; "" if it is.
+func (s Settings) off(name string, annotations map[string]string) string {
+	if s.AllCharts {
+		return ""
+	}
+	choice := charts.Choice{CNI: s.CNI, IngressController: s.IngressController, Disable: s.Disable, NoKubeProxy: s.NoKubeProxy}
+	if why := choice.Off(name, annotations); why != "" || annotations[charts.CNIAnnotation]+annotations[charts.IngressControllerAnnotation] != "" {
+		return why
 	}
 	for _, c := range choices {
 		if value, ok := c.charts[name]; ok && !slices.Contains(c.option(s), value) {
