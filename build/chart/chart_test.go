@@ -312,7 +312,7 @@ func TestSet(t *testing.T) {
 			t.Errorf("%q: got %q, %v", c.text, got, err)
 		}
 	}
-	for _, text := range []string{"", "a: 1", "a: {c: ''}", "a: {b: x}", "a: {b: []}", "a: {b: !!str ''}", "a: {b: &x ''}", "a: {b: \"\\\n\"}", "- a", ":::\n-"} {
+	for _, text := range []string{"", "a: 1", "a: {c: ''}", "a: {b: x}", "a: {b: []}", "a: {b: }", "a:\n  b:\n", "a: {b: !!str ''}", "a: {b: &x ''}", "a: {b: \"\\\n\"}", "- a", ":::\n-"} {
 		if got, err := set("f", []byte(text), []edit{{path: []string{"a", "b"}, old: []string{""}, value: "v"}}); err == nil {
 			t.Errorf("%q gives %q", text, got)
 		}

@@ -34,7 +34,7 @@ func set(name string, text []byte, edits []edit) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		if n.Kind != yaml.ScalarNode || !slices.Contains(e.old, n.Value) {
+		if n.Kind != yaml.ScalarNode || n.Tag != "!!str" || !slices.Contains(e.old, n.Value) {
 			return nil, fmt.Errorf("%s:%d: %s is filled in when the chart is packaged: write %q", name, n.Line, strings.Join(e.path, "."), e.old[0])
 		}
 		token := written(n)
