@@ -36,9 +36,9 @@ func FindProducts() (Products, error) {
 		Dir:    dir,
 		Binary: filepath.Join(dir, "rke2"),
 		Build:  filepath.Join(dir, "rke2-build"),
-		Bundle: filepath.Join(dir, "rke2-images-core.linux-amd64.tar"),
 		Layout: filepath.Join(dir, "oci"),
 	}
+	p.Bundle = p.Set("core")
 	for _, path := range []string{p.Binary, p.Build, p.Bundle, filepath.Join(p.Layout, "index.json")} {
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			return p, fmt.Errorf("%s is not there: run `make airgap` first, or set RKE2_DIST to the folder that has it", path)
@@ -47,6 +47,11 @@ func FindProducts() (Products, error) {
 		}
 	}
 	return p, nil
+}
+
+// Set is the bundle of one set of images.
+func (p Products) Set(name string) string {
+	return filepath.Join(p.Dir, "rke2-images-"+name+".linux-amd64.tar")
 }
 
 func moduleRoot() (string, error) {
