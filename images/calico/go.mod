@@ -126,7 +126,6 @@ require (
 	github.com/modern-go/reflect2 v1.0.2 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/natefinch/atomic v1.0.1 // indirect
-	github.com/nmrshll/go-cp v0.0.0-20180115193924-61436d3b7cfa // indirect
 	github.com/olekukonko/tablewriter v0.0.5 // indirect
 	github.com/onsi/gomega v1.32.0 // indirect
 	github.com/patrickmn/go-cache v2.1.0+incompatible // indirect
@@ -210,7 +209,6 @@ require (
 
 tool (
 	github.com/projectcalico/calico/cni-plugin/cmd/calico
-	github.com/projectcalico/calico/cni-plugin/cmd/install
 	github.com/projectcalico/calico/kube-controllers/cmd/check-status
 	github.com/projectcalico/calico/kube-controllers/cmd/kube-controllers
 	github.com/projectcalico/calico/node/cmd/calico-node

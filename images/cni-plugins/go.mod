@@ -49,5 +49,5 @@ tool (
 	github.com/containernetworking/plugins/plugins/meta/sbr
 	github.com/containernetworking/plugins/plugins/meta/tuning
 	github.com/containernetworking/plugins/plugins/meta/vrf
-	github.com/rancher/rke2/images/cni-plugins/install-cni-plugins
+	github.com/rancher/rke2/images/cni-plugins/install-cni
 )

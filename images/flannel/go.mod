@@ -95,7 +95,4 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
-tool (
-	github.com/flannel-io/flannel
-	github.com/flannel-io/flannel/cmd/install_conf
-)
+tool github.com/flannel-io/flannel

@@ -1,15 +1,9 @@
-// Command install-cni-plugins puts CNI plugins where the host's container runtime looks
-// for them, and exits: an init container of network charts.
-//
-// A plugin appears whole or not at all (temporary sibling, fsync, rename), so one that a
-// pod is being started with can be replaced, and what is the same already is left alone.
 package main
 
 import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -17,47 +11,6 @@ import (
 	"slices"
 	"strings"
 )
-
-// version is filled in by the linker with the plugins' declared version.
-var version = "unknown"
-
-const usage = `Copies CNI plugins from this image to the host and exits.
-
-Usage: install-cni-plugins [flags] [PLUGIN…]
-
-Without arguments it copies every plugin of the image.
-
-`
-
-// skipVar names plugins, separated by commas, that are not copied: an operator's own
-// stay where they are.
-const skipVar = "SKIP_CNI_BINARIES"
-
-func main() {
-	fs := flag.NewFlagSet("install-cni-plugins", flag.ContinueOnError)
-	from := fs.String("from", "/opt/cni/bin", "folder of the plugins")
-	to := fs.String("to", "/host/opt/cni/bin", "where the host's folder of plugins is mounted")
-	skip := fs.String("skip", os.Getenv(skipVar), "plugins not to copy, separated by commas [$"+skipVar+"]")
-	show := fs.Bool("version", false, "print the version and exit")
-	fs.Usage = func() {
-		fmt.Fprint(fs.Output(), usage)
-		fs.PrintDefaults()
-	}
-	switch err := fs.Parse(os.Args[1:]); {
-	case errors.Is(err, flag.ErrHelp):
-		return
-	case err != nil:
-		os.Exit(2)
-	}
-	if *show {
-		fmt.Println("install-cni-plugins", version)
-		return
-	}
-	if err := install(os.Stdout, *from, *to, fs.Args(), strings.Split(*skip, ",")); err != nil {
-		fmt.Fprintln(os.Stderr, "install-cni-plugins:", err)
-		os.Exit(1)
-	}
-}
 
 // install copies the named plugins, all if none is named, except those to skip, and says
 // what it did with each.
@@ -117,7 +70,7 @@ func list(from string, only []string) ([]string, error) {
 	return only, nil
 }
 
-const temporary = ".install-cni-plugins-"
+const temporary = ".install-cni-"
 
 // sweep removes what a run that was killed left behind.
 func sweep(dir string) error {
@@ -151,24 +104,29 @@ func put(source, target string) (bool, error) {
 		return false, err
 	}
 	defer in.Close()
-	tmp, err := os.CreateTemp(filepath.Dir(target), temporary+"*")
-	if err != nil {
-		return false, err
-	}
-	if err := errors.Join(fill(tmp, in), tmp.Close()); err != nil {
-		return false, errors.Join(err, os.Remove(tmp.Name()))
-	}
-	if err := os.Rename(tmp.Name(), target); err != nil {
-		return false, errors.Join(err, os.Remove(tmp.Name()))
-	}
-	return true, nil
+	return true, replace(target, in, 0o755)
 }
 
-func fill(f *os.File, in io.Reader) error {
-	if _, err := io.Copy(f, in); err != nil {
+// replace makes target a file of this content: whole, or not at all.
+func replace(target string, content io.Reader, mode os.FileMode) error {
+	tmp, err := os.CreateTemp(filepath.Dir(target), temporary+"*")
+	if err != nil {
 		return err
 	}
-	if err := f.Chmod(0o755); err != nil {
+	if err := errors.Join(fill(tmp, content, mode), tmp.Close()); err != nil {
+		return errors.Join(err, os.Remove(tmp.Name()))
+	}
+	if err := os.Rename(tmp.Name(), target); err != nil {
+		return errors.Join(err, os.Remove(tmp.Name()))
+	}
+	return nil
+}
+
+func fill(f *os.File, content io.Reader, mode os.FileMode) error {
+	if _, err := io.Copy(f, content); err != nil {
+		return err
+	}
+	if err := f.Chmod(mode); err != nil {
 		return err
 	}
 	return f.Sync()
