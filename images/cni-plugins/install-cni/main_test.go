@@ -68,9 +68,9 @@ func (s *said) String() string {
 	return s.text.String()
 }
 
-func eventually(t *testing.T, what string, out *said, true func() bool) {
+func eventually(t *testing.T, what string, out *said, so func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !true(); {
+	for deadline := time.Now().Add(20 * time.Second); !so(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: it was not so after 20 s; said:\n%s", what, out)
 		}
