@@ -144,39 +144,60 @@ func (a *apiServer) size(ctx context.Context) (nodes int, cores float64, err err
 			cores += n
 		}
 		// What comes after them is read too: a list that is cut off is none.
-		for {
-			if _, err := d.Token(); err == io.EOF {
-				return nil
-			} else if err != nil {
-				return fmt.Errorf("reading the list of nodes: %w", err)
-			}
+		if err := bracket(d, ']'); err != nil {
+			return err
 		}
+		if _, err := members(d, ""); err != nil {
+			return err
+		}
+		return bracket(d, '}')
 	})
 	return nodes, cores, err
 }
 
 // seekItems goes to the first element of a list's items.
 func seekItems(d *json.Decoder) error {
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return fmt.Errorf("reading the list of nodes: it is no object (%v)", err)
+	if err := bracket(d, '{'); err != nil {
+		return err
 	}
+	switch found, err := members(d, "items"); {
+	case err != nil:
+		return err
+	case !found:
+		return errors.New("reading the list of nodes: it has no items")
+	}
+	return bracket(d, '[')
+}
+
+// members passes over an object's members, up to the value of the one that is named.
+func members(d *json.Decoder, name string) (found bool, err error) {
 	for d.More() {
 		key, err := d.Token()
 		if err != nil {
-			return fmt.Errorf("reading the list of nodes: %w", err)
+			return false, fmt.Errorf("reading the list of nodes: %w", err)
 		}
-		if key == "items" {
-			if t, err := d.Token(); err != nil || t != json.Delim('[') {
-				return fmt.Errorf("reading the list of nodes: its items are no list (%v)", err)
-			}
-			return nil
+		if key == name {
+			return true, nil
 		}
 		var other json.RawMessage
 		if err := d.Decode(&other); err != nil {
-			return fmt.Errorf("reading the list of nodes: %w", err)
+			return false, fmt.Errorf("reading the list of nodes: %w", err)
 		}
 	}
-	return errors.New("reading the list of nodes: it has no items")
+	return false, nil
+}
+
+// bracket passes over one that must come next.
+func bracket(d *json.Decoder, want json.Delim) error {
+	switch t, err := d.Token(); {
+	case err == io.EOF:
+		return fmt.Errorf("reading the list of nodes: it ends before %q", want.String())
+	case err != nil:
+		return fmt.Errorf("reading the list of nodes: %w", err)
+	case t != want:
+		return fmt.Errorf("reading the list of nodes: %v where %q was expected", t, want.String())
+	}
+	return nil
 }
 
 func scalePath(namespace, deployment string) string {
