@@ -172,7 +172,11 @@ func (f closureFlags) settings() (closure.Settings, error) {
 		return s, err
 	}
 	if f.dataDirSet {
-		s.DataDir = f.dataDir
+		dir, err := filepath.Abs(f.dataDir)
+		if err != nil {
+			return s, fmt.Errorf("--data-dir %s: %w", f.dataDir, err)
+		}
+		s.DataDir = dir
 	}
 	s.AllCharts = f.allCharts
 	return s, nil

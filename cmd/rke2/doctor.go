@@ -123,7 +123,7 @@ func (f doctorFlags) options(role config.Role) (doctor.Options, func(), error) {
 	c, err := f.node.settings(role, release)
 	if err != nil {
 		o.SettingsFault = err
-		c = config.Config{Role: role, DataDir: "/var/lib/rancher/rke2", CNI: "none", Verification: trust.ModeSystem,
+		c = config.Config{Role: role, DataDir: "/var/lib/rancher/rke2", Verification: trust.ModeSystem,
 			TrustDir: defaultOf("trust-dir"), PrivateRegistry: defaultOf("private-registry"), Release: release}
 		if f.node.dataDir != "" {
 			if c.DataDir, err = filepath.Abs(f.node.dataDir); err != nil {
@@ -138,12 +138,12 @@ func (f doctorFlags) options(role config.Role) (doctor.Options, func(), error) {
 		o.FolderFault, folder = err, &scan.Folder{Dir: c.ImagesDir()}
 	}
 	o.Input = node.Look(host.This(), c, policy, folder)
-	charts, err := closure.ReadSettings(o.ConfigFile, closure.Defaults(c.CNI))
+	charts, err := closure.ReadSettings(o.ConfigFile, closure.Defaults(defaultOf("cni")))
 	switch {
 	case err == nil:
 		o.Charts = &charts
 	case errors.Is(err, fs.ErrNotExist):
-		charts = closure.Defaults(c.CNI)
+		charts = closure.Defaults(defaultOf("cni"))
 		o.Charts = &charts
 	}
 	return o, func() { _ = folder.Close() }, nil

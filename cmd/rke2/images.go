@@ -28,8 +28,9 @@ func newImagesCommand() *cobra.Command {
 		Short: "List the images that this node needs, and where each is",
 		Long: `Lists the images that a node with this host's settings needs: what it runs itself (its
 executables, the sandbox of every pod, the control plane, the job that installs charts),
-what the bundles in <data-dir>/agent/images have, and what the lists there (*.txt, an
-image on each line) ask to be pulled. Of each it says who needs it, its digest, which key
+what the packaged charts that a server deploys need with their own values, what the
+bundles in <data-dir>/agent/images have, and what the lists there (*.txt, an image on each
+line) ask to be pulled. Of each it says who needs it, its digest, which key
 verified it, which bundle has it, and whether containerd has it.
 
 States: present (whole in containerd; pinned means that the kubelet will not remove it),

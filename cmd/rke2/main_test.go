@@ -70,7 +70,7 @@ func TestServerHelp(t *testing.T) {
 			t.Errorf("no %q in the help", want)
 		}
 	}
-	if strings.Contains(out, "flannel") || strings.Contains(out, "docker sandbox") && strings.Contains(out, "mirrored-pause:3.6") {
+	if strings.Contains(out, "--flannel") || strings.Contains(out, "docker sandbox") && strings.Contains(out, "mirrored-pause:3.6") {
 		t.Error("the help offers what the product has not")
 	}
 }

@@ -33,14 +33,18 @@ an option's name without the dashes; an option that may be repeated takes a list
 	case config.Server:
 		cmd.Short = "Run a server node: control plane, etcd and kubelet"
 		cmd.Long = cmd.Short + ".\n" + settings
-		cmd.Example = `  # on a host with no network, with your own CNI plugin
-  rke2 server --offline --cni none
+		cmd.Example = `  # on a host with no network, from the bundles in its images folder
+  rke2 server --offline
 
-  # the same from /etc/rancher/rke2/config.yaml:
+  # with another network, without ingress and metrics, from /etc/rancher/rke2/config.yaml:
   #   offline: true
-  #   cni: none
-  #   write-kubeconfig-mode: "0640"
+  #   cni: flannel
+  #   ingress-controller: none
+  #   disable: [rke2-metrics-server]
   rke2 server
+
+  # with your own network: /opt/cni/bin and /etc/cni/net.d are yours
+  rke2 server --offline --cni none
 
   # another server for an existing cluster
   rke2 server --server https://198.51.100.10:9345 --token-file /etc/rancher/rke2/token`
@@ -67,7 +71,11 @@ func declare(cmd *cobra.Command, flags []engine.Flag) {
 		case f.Bool:
 			cmd.Flags().BoolP(f.Name, f.Shorthand, f.Default == "true", usage)
 		case f.Multi:
-			cmd.Flags().StringArrayP(f.Name, f.Shorthand, nil, usage)
+			var defaults []string
+			if f.Default != "" {
+				defaults = []string{f.Default}
+			}
+			cmd.Flags().StringArrayP(f.Name, f.Shorthand, defaults, usage)
 		default:
 			cmd.Flags().StringP(f.Name, f.Shorthand, f.Default, usage)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rancher/rke2/airgap"
 	"github.com/rancher/rke2/airgap/trust"
+	"github.com/rancher/rke2/charts"
 	"github.com/rancher/rke2/images"
 	"github.com/rancher/rke2/runtime/cis"
 	"github.com/rancher/rke2/runtime/pod"
@@ -42,7 +43,7 @@ type Config struct {
 	DataDir               string // absolute
 	Offline               bool
 	Debug                 bool
-	CNI                   string
+	Charts                charts.Choice // of the packaged ones; servers have it
 	Verification          trust.Mode
 	TrustDir              string
 	PrivateRegistry       string            // registries.yaml
@@ -85,8 +86,8 @@ func (c Config) Check() error {
 	default:
 		return fmt.Errorf("profile %q: must be one of cis, etcd", c.Profile)
 	}
-	if c.CNI != "none" {
-		return fmt.Errorf("cni %q: this release packages no network charts; set `cni: none` and install a CNI plugin in /opt/cni/bin and /etc/cni/net.d", c.CNI)
+	if err := c.checkCharts(); err != nil {
+		return err
 	}
 	for _, role := range []string{RoleRuntime, RoleKubernetes, RoleEtcd, RolePause} {
 		if _, err := c.Image(role); err != nil {

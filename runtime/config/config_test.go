@@ -5,12 +5,14 @@ import (
 	"testing"
 
 	"github.com/rancher/rke2/airgap/trust"
+	"github.com/rancher/rke2/charts"
 	"github.com/rancher/rke2/images"
 )
 
 func sample() Config {
 	return Config{
-		Role: Server, DataDir: "/var/lib/x", CNI: "none", Verification: trust.ModeSystem,
+		Role: Server, DataDir: "/var/lib/x", Verification: trust.ModeSystem,
+		Charts:         charts.Choice{CNI: []string{"canal"}, IngressController: []string{"ingress-nginx"}},
 		ImageOverrides: map[string]string{},
 		Release: images.Release{Images: []images.ReleaseImage{
 			{Role: RoleRuntime, Reference: "docker.io/rancher/rke2-runtime:v1"},
@@ -32,7 +34,11 @@ func TestCheck(t *testing.T) {
 		"relative folder": {func(c *Config) { c.DataDir = "x" }, "absolute"},
 		"verification":    {func(c *Config) { c.Verification = "never" }, "system, all, off"},
 		"zero mode":       {func(c *Config) { c.Verification = "" }, "system, all, off"},
-		"cni":             {func(c *Config) { c.CNI = "canal" }, "cni: none"},
+		"no cni":          {func(c *Config) { c.Charts.CNI = nil }, "`cni: none`"},
+		"two networks":    {func(c *Config) { c.Charts.CNI = []string{"canal", "flannel"} }, "choose one"},
+		"multus last":     {func(c *Config) { c.Charts.CNI = []string{"canal", "multus"} }, "multus comes first"},
+		"multus alone":    {func(c *Config) { c.Charts.CNI = []string{"multus"} }, "[multus, canal]"},
+		"none of two":     {func(c *Config) { c.Charts.IngressController = []string{"none", "ingress-nginx"} }, "none cannot be with others"},
 		"no release":      {func(c *Config) { c.Release = images.Release{} }, "make airgap"},
 		"bad override":    {func(c *Config) { c.ImageOverrides[RoleEtcd] = "a:b:c" }, "etcd-image"},
 		"short digest":    {func(c *Config) { c.ImageOverrides[RoleEtcd] = "a@sha256:00" }, "etcd-image"},
@@ -69,5 +75,20 @@ func TestImages(t *testing.T) {
 	candidates, err := c.Candidates(RoleRuntime)
 	if err != nil || len(candidates) != 2 || candidates[0].String() != "docker.io/rancher/rke2-runtime:v1" || candidates[1].String() != "registry.example.com:5000/rancher/rke2-runtime:v1" {
 		t.Errorf("candidates: %v, %v", candidates, err)
+	}
+}
+
+func TestNetworksThatGoTogether(t *testing.T) {
+	for _, cni := range [][]string{{"none"}, {"canal"}, {"flannel"}, {"multus", "canal"}, {"multus", "none"}} {
+		c := sample()
+		c.Charts.CNI = cni
+		if err := c.Check(); (err != nil) != (len(cni) > 1 && cni[1] == "none") {
+			t.Errorf("%v: %v", cni, err)
+		}
+	}
+	agent := sample()
+	agent.Role, agent.Charts = Agent, charts.Choice{}
+	if err := agent.Check(); err != nil {
+		t.Errorf("an agent is told of charts: %v", err)
 	}
 }

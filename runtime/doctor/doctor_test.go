@@ -76,7 +76,7 @@ func newWorld(t *testing.T) *world {
 	must(err)
 	dir := t.TempDir()
 	w.config = config.Config{
-		Role: config.Server, DataDir: filepath.Join(dir, "rke2"), CNI: "none", Offline: true, Verification: trust.ModeSystem,
+		Role: config.Server, DataDir: filepath.Join(dir, "rke2"), Offline: true, Verification: trust.ModeSystem,
 		TrustDir: filepath.Join(dir, "trust"), PrivateRegistry: filepath.Join(dir, "registries.yaml"),
 		Release: images.Release{Version: "v9+rke2r1", PublicKeys: []string{string(public)}},
 	}

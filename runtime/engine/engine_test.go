@@ -37,10 +37,11 @@ var release = images.Release{
 func TestParse(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "config.yaml")
-	write(t, file, "offline: true\ncni: none\ntoken: from-file\nnode-label:\n- a=b\nkube-apiserver-arg: [v=2, audit-log-maxage=7]\ndata-dir: "+dir+"\n"+
+	write(t, file, "offline: true\ncni: [multus, flannel]\ntoken: from-file\nnode-label:\n- a=b\nkube-apiserver-arg: [v=2, audit-log-maxage=7]\ndata-dir: "+dir+"\n"+
 		"etcd-expose-metrics: yes\nnode-taint: 010\nflannel-backend: none\nkube-proxy-arg: v=1\nnode-lable: x\n"+
 		"control-plane-resource-requests: etcd-memory=1Gi\ncontrol-plane-probe-configuration: [etcd-startup-failure-threshold=90]\n"+
-		"profile: cis\npod-security-admission-config-file: /x/pss.yaml\nnode-ip: [192.0.2.1, '2001:db8::1']\ncloud-provider-name: external\nkubelet-arg: v=3\n")
+		"profile: cis\npod-security-admission-config-file: /x/pss.yaml\nnode-ip: [192.0.2.1, '2001:db8::1']\ncloud-provider-name: external\nkubelet-arg: v=3\n"+
+		"kube-proxy-image: x\ndisable: ['rke2-metrics-server,rke2-coredns', x]\n")
 	write(t, filepath.Join(dir, "config.yaml.d", "10-more.yaml"), "node-label+: [c=d]\nwrite-kubeconfig-mode: \"0640\"\n")
 	t.Setenv("RKE2_NODE_NAME", "from-env")
 	t.Setenv("RKE2_TOKEN", "from-env")
@@ -76,8 +77,15 @@ func TestParse(t *testing.T) {
 				" audit-log-maxbackup=10 audit-log-maxsize=100 admission-control-config-file=/x/pss.yaml"},
 		{"several addresses of a node, which the engine keeps from the kubelet", strings.Join(cmds.AgentConfig.ExtraKubeletArgs.Value(), " "),
 			"node-ip=192.0.2.1,2001:db8::1 cloud-provider=external v=3"},
-		{"warnings", strings.Join(inv.Warnings, "\n"), file + ":11: kube-proxy-arg has no effect: " + noProxy + "\n" +
-			file + `:12: unknown option "node-lable": did you mean node-label? (it is not used)`},
+		{"arguments of kube-proxy", strings.Join(cmds.AgentConfig.ExtraKubeProxyArgs.Value(), " "), "v=1"},
+		{"kube-proxy is deployed", cmds.ServerConfig.DisableKubeProxy, false},
+		{"networks (file)", strings.Join(c.Charts.CNI, " "), "multus flannel"},
+		{"ingress controllers (default)", strings.Join(c.Charts.IngressController, " "), "ingress-nginx"},
+		{"default ingress class", c.Cluster.IngressClass, "ingress-nginx"},
+		{"charts that are not deployed (file), without the engine's word", strings.Join(c.Charts.Disable, " "), "rke2-metrics-server rke2-coredns x"},
+		{"what the engine is told of them", strings.Join(inv.cli.StringSlice("disable"), " "), "rke2-metrics-server,rke2-coredns x servicelb"},
+		{"warnings", strings.Join(inv.Warnings, "\n"), file + `:12: unknown option "node-lable": did you mean node-label? (it is not used)` + "\n" +
+			file + ":20: kube-proxy-image has no effect: " + chartProxy},
 	}
 	for _, check := range checks {
 		if check.got != check.want {
@@ -92,9 +100,9 @@ func TestParse(t *testing.T) {
 	}
 
 	for want, args := range map[string][]string{
-		"must be one of":             {"--config=" + file, "--image-verification=maybe"},
-		"packages no network charts": {"--config=" + file, "--cni=canal"},
-		"unexpected argument":        {"--config=" + file, "stray"},
+		"must be one of":        {"--config=" + file, "--image-verification=maybe"},
+		"pods have one network": {"--config=" + file, "--cni=canal", "--cni=flannel"},
+		"unexpected argument":   {"--config=" + file, "stray"},
 		"unknown option --not-an-option: `rke2 server --help`": {"--config=" + file, "--not-an-option=1"},
 		"unknown option --offlien: did you mean --offline?":    {"--config=" + file, "--offlien"},
 		"--docker is not an option here":                       {"--config=" + file, "--docker=true"},
@@ -112,10 +120,11 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q: got %v, want %q in it", c.content, err, c.says)
 		}
 	}
-	write(t, file, "token: from-file\ncluster-cidr: 10.0.0.0/8\n")
+	write(t, file, "token: from-file\ncluster-cidr: 10.0.0.0/8\ncni: canal\nkube-proxy-arg: v=4\n")
 	agent, err := Parse(config.Agent, []string{"--config=" + file, "--server=https://192.0.2.7:9345"}, release)
 	if err != nil || agent.Config.Join != "https://192.0.2.7:9345" || cmds.AgentConfig.Token != "from-file" ||
-		len(agent.Warnings) != 2 || !strings.Contains(agent.Warnings[0], "cluster-cidr is not an option of this command") {
+		!slices.Contains(cmds.AgentConfig.ExtraKubeProxyArgs.Value(), "v=4") ||
+		len(agent.Warnings) != 3 || !strings.Contains(agent.Warnings[1], "cni is not an option of this command") || !strings.Contains(agent.Warnings[0], "cluster-cidr is not an option of this command") {
 		t.Errorf("an agent: %+v, %v", agent, err)
 	}
 	write(t, file, "offline: [\n")

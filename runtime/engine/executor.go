@@ -22,6 +22,7 @@ import (
 	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/runtime/durable"
 	"github.com/rancher/rke2/runtime/host"
+	"github.com/rancher/rke2/runtime/packaged"
 	"github.com/rancher/rke2/runtime/timeline"
 )
 
@@ -37,6 +38,8 @@ type Content interface {
 	// Pinned is the immutable form (name@digest) of a reference whose digest
 	// is known from the release, else the reference itself.
 	Pinned(reference string) string
+	// Charts is what was done with the packaged charts; an agent has none.
+	Charts() packaged.Delivery
 	// Timeline takes the marks of this start; it may be nil.
 	Timeline() *timeline.Line
 }
@@ -115,7 +118,7 @@ func (e *Executor) failure() error {
 const poll = 100 * time.Millisecond
 
 // Bootstrap is the engine's call when the node's configuration is known.
-func (e *Executor) Bootstrap(ctx context.Context, node *daemonconfig.Node, _ cmds.Agent) error {
+func (e *Executor) Bootstrap(ctx context.Context, node *daemonconfig.Node, agent cmds.Agent) error {
 	e.node = node
 	pause, err := e.config.Image(config.RolePause)
 	if err != nil {
@@ -136,6 +139,10 @@ func (e *Executor) Bootstrap(ctx context.Context, node *daemonconfig.Node, _ cmd
 	if err := os.Setenv("PATH", e.content.Bin()+string(os.PathListSeparator)+os.Getenv("PATH")); err != nil {
 		return err
 	}
+	if err := e.earlyProxyArgs(); err != nil {
+		return err
+	}
+	e.followCluster(ctx, agent)
 	e.apiServerReady = e.waitAPIServer(ctx, node.AgentConfig.KubeConfigK3sController)
 	if err := os.MkdirAll(e.config.PodManifestsDir(), 0o700); err != nil {
 		return fmt.Errorf("making the static pod folder: %w", err)
@@ -203,6 +210,7 @@ func (e *Executor) Kubelet(ctx context.Context, args []string) error {
 		e.goWith(ctx, e.grantRoles)
 	}
 	e.reportStart(ctx, time.Now())
+	e.reportCharts(ctx)
 	return nil
 }
 
@@ -223,11 +231,6 @@ syncFrequency: 10s
 		return fmt.Errorf("configuring the kubelet: %w", err)
 	}
 	return nil
-}
-
-// KubeProxy is not run: no image of this release holds kube-proxy's tools.
-func (e *Executor) KubeProxy(context.Context, []string) error {
-	return errors.New("kube-proxy is not part of this release")
 }
 
 // Docker is not a runtime of this product.

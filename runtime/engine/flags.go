@@ -29,7 +29,9 @@ type own struct {
 	offline      bool
 	verification string
 	trustDir     string
-	cni          string
+	cni          cli.StringSlice
+	ingress      cli.StringSlice
+	disable      cli.StringSlice
 	images       map[string]*string
 	registry     string // agents have no system-default-registry in K3s
 	extraEnv     map[string]*cli.StringSlice
@@ -84,10 +86,6 @@ func (o *own) flags(role config.Role) []cli.Flag {
 			Name: "trust-dir", EnvVars: []string{"RKE2_TRUST_DIR"}, Destination: &o.trustDir, Value: "/etc/rancher/rke2/trust",
 			Usage: "(airgap) Folder of additional public keys (*.pub) whose signatures are trusted",
 		},
-		&cli.StringFlag{
-			Name: "cni", EnvVars: []string{"RKE2_CNI"}, Destination: &o.cni, Value: "none",
-			Usage: "(networking) Network plugin to deploy; this release packages none: 'none' leaves /opt/cni/bin and /etc/cni/net.d to you",
-		},
 	}
 	list = append(list,
 		&cli.StringFlag{
@@ -103,6 +101,7 @@ func (o *own) flags(role config.Role) []cli.Flag {
 			Usage: "(logging) Format of the node's own log: 'text' or 'json'",
 		})
 	if role == config.Server {
+		list = append(list, o.chartFlags()...)
 		list = append(list, o.serverFlags()...)
 	}
 	if role == config.Agent {
@@ -136,6 +135,24 @@ func (o *own) flags(role config.Role) []cli.Flag {
 	return list
 }
 
+// chartFlags choose among the packaged charts.
+func (o *own) chartFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{
+			Name: "cni", EnvVars: []string{"RKE2_CNI"}, Destination: &o.cni, Value: cli.NewStringSlice("canal"),
+			Usage: "(networking) Network to deploy: 'canal' (flannel's VXLAN with Calico's network policies), 'flannel', or 'none', which leaves /opt/cni/bin and /etc/cni/net.d to you",
+		},
+		&cli.StringSliceFlag{
+			Name: "ingress-controller", EnvVars: []string{"RKE2_INGRESS_CONTROLLER"}, Destination: &o.ingress, Value: cli.NewStringSlice("ingress-nginx"),
+			Usage: "(networking) Ingress controllers to deploy: 'ingress-nginx' or 'none'; the class of the first is the cluster's default",
+		},
+		&cli.StringSliceFlag{
+			Name: "disable", EnvVars: []string{"RKE2_DISABLE"}, Destination: &o.disable,
+			Usage: "(components) Packaged charts that are not deployed, and are uninstalled where they were: 'rke2-coredns', 'rke2-metrics-server' and so on",
+		},
+	}
+}
+
 // serverFlags are those about the control plane's pods.
 func (o *own) serverFlags() []cli.Flag {
 	return []cli.Flag{
@@ -167,13 +184,18 @@ var values = map[string][]string{
 	"image-verification":          {"system", "all", "off"},
 	"profile":                     {"cis", "etcd"},
 	"cloud-provider-name":         {"none", "external"},
-	"cni":                         {"none"},
+	"cni":                         {"canal", "flannel", "none"},
+	"ingress-controller":          {"ingress-nginx", "none"},
 	"log-format":                  {"text", "json"},
 	"egress-selector-mode":        {"agent", "cluster", "pod", "disabled"},
 	"secrets-encryption-provider": {"aescbc", "secretbox"},
 	"snapshotter":                 {"overlayfs", "native", "fuse-overlayfs", "stargz"},
 	"etcd-s3-bucket-lookup-type":  {"auto", "dns", "path"},
 }
+
+// retold are the engine's options that this product says in its own words: the engine
+// looks them up by name.
+var retold = []string{"disable"}
 
 // folders are the options whose value is a folder.
 var folders = []string{"data-dir", "trust-dir", "etcd-snapshot-dir", "image-credential-provider-bin-dir"}
@@ -190,7 +212,8 @@ func (o *own) roleFlags(role config.Role) []cli.Flag {
 	}
 	var list []cli.Flag
 	for _, f := range theirs {
-		if _, gone := former[f.Names()[0]]; !gone {
+		_, gone := former[f.Names()[0]]
+		if !gone && !slices.Contains(retold, f.Names()[0]) {
 			list = append(list, f)
 		}
 	}
@@ -231,7 +254,9 @@ func Flags(role config.Role) []Flag {
 			}
 		case *cli.StringSliceFlag:
 			d.Multi = true
-			d.Default = ""
+			if !slices.Contains([]string{"cni", "ingress-controller"}, d.Name) {
+				d.Default = "" // it says how the engine spells an empty list
+			}
 		}
 		out = append(out, d)
 	}

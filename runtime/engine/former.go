@@ -22,8 +22,8 @@ type formerOption struct {
 
 // The words of several options.
 const (
-	noFlannel   = "no flannel is built in: install a network plugin, see cni"
-	noProxy     = "this release runs no kube-proxy: deploy one with your network plugin"
+	noFlannel   = "no flannel is built in: `cni` deploys canal or flannel as a chart, which a HelmChartConfig configures"
+	chartProxy  = "kube-proxy is the chart rke2-kube-proxy: use kube-proxy-arg, or a HelmChartConfig of it"
 	noCloud     = "this release runs no cloud controller manager: deploy one and set cloud-provider-name: external"
 	ownRuntime  = "containerd and the kubelet run from the verified runtime image only: runtime-image names another"
 	fixedPorts  = "the API server is on 6443 and the supervisor on 9345 of every server"
@@ -51,11 +51,9 @@ var former = map[string]formerOption{
 	"vpn-auth-file":       {same: []string{""}, why: "no VPN is built in: set the VPN up on the host and its address as node-ip"},
 
 	"disable-network-policy": {flag: true, same: []string{"true"}, why: "no network policy controller is built in: network plugins bring theirs"},
-	"disable-kube-proxy":     {flag: true, same: []string{"true"}, idle: true, why: noProxy},
-	"kube-proxy-arg":         {idle: true, why: noProxy},
-	"kube-proxy-image":       {idle: true, why: noProxy},
-	"kube-proxy-extra-env":   {idle: true, why: noProxy},
-	"kube-proxy-extra-mount": {idle: true, why: noProxy},
+	"kube-proxy-image":       {idle: true, why: chartProxy},
+	"kube-proxy-extra-env":   {idle: true, why: chartProxy},
+	"kube-proxy-extra-mount": {idle: true, why: chartProxy},
 
 	"disable-cloud-controller":             {flag: true, same: []string{"true"}, idle: true, why: noCloud},
 	"kube-cloud-controller-manager-arg":    {idle: true, why: noCloud},
@@ -67,7 +65,6 @@ var former = map[string]formerOption{
 
 	"enable-servicelb":    {flag: true, same: []string{"false"}, why: "this release packages no load balancer for services: deploy one"},
 	"servicelb-namespace": {idle: true, why: "this release packages no load balancer for services: deploy one"},
-	"ingress-controller":  {same: []string{"none"}, why: "this release packages no ingress chart: set `ingress-controller: none` and deploy one"},
 	"default-local-storage-path": {
 		same: []string{""}, why: noLocalPath,
 	},

@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/rancher/rke2/airgap/trust"
+	"github.com/rancher/rke2/charts"
 	"github.com/rancher/rke2/images"
 	"github.com/rancher/rke2/runtime/cis"
 	"github.com/rancher/rke2/runtime/config"
@@ -177,7 +178,6 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		DataDir:               dataDir,
 		Offline:               own.offline,
 		Debug:                 cmds.Debug,
-		CNI:                   own.cni,
 		Verification:          trust.Mode(own.verification),
 		TrustDir:              own.trustDir,
 		PrivateRegistry:       cmds.AgentConfig.PrivateRegistry,
@@ -210,7 +210,11 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 	}
 	slices.Sort(c.Without)
 	if role == config.Server {
+		c.Charts = own.choice()
 		c.Cluster = clusterOf(c.NodeIPs)
+		if len(c.Charts.IngressController) > 0 && c.Charts.IngressController[0] != "none" {
+			c.Cluster.IngressClass = c.Charts.IngressController[0]
+		}
 	}
 	for role, ref := range own.images {
 		if *ref != "" {
@@ -228,6 +232,15 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		return c, err
 	}
 	return c, c.Check()
+}
+
+// choice is what was said of the packaged charts. servicelb is the engine's own word.
+func (o *own) choice() charts.Choice {
+	return charts.Choice{
+		CNI: commaList(o.cni.Value()), IngressController: commaList(o.ingress.Value()),
+		Disable:     slices.DeleteFunc(commaList(o.disable.Value()), func(name string) bool { return name == "servicelb" }),
+		NoKubeProxy: cmds.ServerConfig.DisableKubeProxy,
+	}
 }
 
 // tune takes the options apart that hold several values.
@@ -257,13 +270,12 @@ func (o *own) tune(c *config.Config) (err error) {
 
 // engineDefaults sets the engine's globals to what this product is: etcd as
 // the datastore, no embedded network, its ports, and no component that is in
-// no image of the release (cloud controller, service load balancer, kube-proxy).
+// no image of the release (cloud controller, service load balancer).
 func engineDefaults(c config.Config) {
 	s, a := &cmds.ServerConfig, &cmds.AgentConfig
 	s.ClusterInit = true
 	s.DisableNPC = true
 	s.DisableCCM = true
-	s.DisableKubeProxy = true
 	s.FlannelBackend = "none"
 	s.AdvertisePort = apiPort
 	s.SupervisorPort = supervisorPort

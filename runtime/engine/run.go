@@ -27,6 +27,14 @@ func (i *Invocation) Run(facts host.Facts, content Content, log *slog.Logger) er
 		cmds.ServerConfig.EncryptSecrets = true
 	}
 	e := newExecutor(i.Config, facts, content, log)
+	if err := e.sameCluster(); err != nil {
+		return err
+	}
+	for _, name := range content.Charts().Removed {
+		if err := i.cli.Set("disable", name); err != nil {
+			return fmt.Errorf("taking back the chart %s: %w", name, err)
+		}
+	}
 	if err := e.prepareReset(context.Background()); err != nil {
 		return fmt.Errorf("preparing the reset: %w", err)
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/rancher/rke2/charts"
 	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/runtime/stage"
 )
@@ -47,7 +49,8 @@ spec: {set: {own: kept}}
 	c := config.Config{Role: config.Server, DataDir: dir, SystemDefaultRegistry: "registry.example:5000", Cluster: config.Cluster{
 		ClusterCIDR: []string{"10.1.0.0/16", "fd01::/56"}, ServiceCIDR: []string{"10.2.0.0/16"}, DNS: []string{"10.2.0.10"}, Domain: "cluster.local",
 	}}
-	if err := deliverCharts(root, c); err != nil {
+	c.Charts = charts.Choice{CNI: []string{"none"}, IngressController: []string{"none"}}
+	if _, err := deliverCharts(root, c, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	read := func(name string) string {
@@ -85,7 +88,7 @@ spec: {set: {own: kept}}
 
 	agent := c
 	agent.Role, agent.DataDir = config.Agent, t.TempDir()
-	if err := deliverCharts(root, agent); err != nil {
+	if _, err := deliverCharts(root, agent, slog.New(slog.DiscardHandler)); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(agent.DataDir, "server")); err == nil {
@@ -94,7 +97,7 @@ spec: {set: {own: kept}}
 	if err := os.WriteFile(filepath.Join(root.Charts(), "bad.yaml"), []byte("# rke2.cattle.io/inject-cluster-config\na: [\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := deliverCharts(root, c); err == nil || !strings.Contains(err.Error(), "bad.yaml") {
+	if _, err := deliverCharts(root, c, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "bad.yaml") {
 		t.Errorf("bad YAML: %v", err)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/runtime/imageimport"
+	"github.com/rancher/rke2/runtime/packaged"
 	"github.com/rancher/rke2/runtime/scan"
 	"github.com/rancher/rke2/runtime/stage"
 	"github.com/rancher/rke2/runtime/timeline"
@@ -37,6 +38,7 @@ type Content struct {
 	policy trust.Policy
 	folder *scan.Folder
 	root   stage.Root
+	charts packaged.Delivery
 	log    *slog.Logger
 	line   *timeline.Line
 
@@ -49,6 +51,9 @@ func (c *Content) Close() error { return c.folder.Close() }
 
 // Bin is the folder of the node's executables.
 func (c *Content) Bin() string { return c.root.Bin() }
+
+// Charts is what was done with the packaged charts; agents have none.
+func (c *Content) Charts() packaged.Delivery { return c.charts }
 
 // Pinned is name@digest of a reference that the release pins, else the
 // reference: what runs is then what was pinned, wherever it came from. With

@@ -83,7 +83,7 @@ func TestBundleThatChangesWhileItIsRead(t *testing.T) {
 			}
 			before := files(t, w.config.DataDir)
 			c.change(t, w, path, raw)
-			root, err := runtimeRoot(t.Context(), w.config, policy, folder, slog.New(slog.NewTextHandler(w.log, nil)))
+			root, _, err := runtimeRoot(t.Context(), w.config, policy, folder, slog.New(slog.NewTextHandler(w.log, nil)))
 			if again := strings.Contains(w.log.String(), "is read again"); again != c.again {
 				t.Errorf("read again: %v\n%s", again, w.log)
 			}

@@ -98,6 +98,7 @@ func TakeInventory(ctx context.Context, c config.Config) (_ Inventory, err error
 	if err := t.system(); err != nil {
 		return inventory, err
 	}
+	t.charts(ctx)
 	t.bundles()
 	t.lists()
 	t.judge()

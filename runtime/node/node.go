@@ -65,12 +65,13 @@ func prepare(ctx context.Context, c config.Config, log *slog.Logger, check check
 		return nil, facts, errors.Join(err, folder.Close())
 	}
 	content := &Content{config: c, policy: policy, folder: folder, log: log, line: line}
-	if content.root, err = runtimeRoot(ctx, c, policy, folder, log); err != nil {
+	if content.root, content.charts, err = runtimeRoot(ctx, c, policy, folder, log); err != nil {
 		return nil, facts, errors.Join(err, folder.Close())
 	}
 	line.Mark(timeline.Verify) // if it was not: what an earlier start staged is checked in one go
 	line.Mark(timeline.Stage)
 	log.Info("the runtime is ready", "bin", content.Bin(), "seconds", time.Since(line.Started()).Seconds())
+	content.missingChartImages(ctx)
 	prune(c.DataDir, content.root, log)
 	return content, facts, nil
 }

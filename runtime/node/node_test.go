@@ -28,6 +28,7 @@ import (
 
 	"github.com/rancher/rke2/airgap"
 	"github.com/rancher/rke2/airgap/trust"
+	"github.com/rancher/rke2/charts"
 	"github.com/rancher/rke2/images"
 	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/tests/fake"
@@ -75,7 +76,8 @@ func newWorld(t *testing.T) *world {
 		return h.String()
 	}
 	w.config = config.Config{
-		Role: config.Server, DataDir: filepath.Join(dir, "data"), CNI: "none", Offline: true,
+		Role: config.Server, DataDir: filepath.Join(dir, "data"), Offline: true,
+		Charts:       charts.Choice{CNI: []string{"none"}, IngressController: []string{"none"}},
 		Verification: trust.ModeSystem, TrustDir: filepath.Join(dir, "trust"),
 		Release: images.Release{
 			Version: "v9.8.7+rke2r6", PublicKeys: []string{string(public)},

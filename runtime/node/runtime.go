@@ -15,6 +15,7 @@ import (
 
 	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/runtime/config"
+	"github.com/rancher/rke2/runtime/packaged"
 	"github.com/rancher/rke2/runtime/scan"
 	"github.com/rancher/rke2/runtime/stage"
 	"github.com/rancher/rke2/runtime/timeline"
@@ -33,24 +34,26 @@ type bootstrap struct {
 // runtimeRoot finds, verifies and stages the runtime image and switches to it. What an
 // earlier start staged and is unchanged is used as it is, if it is known to be the right
 // one; else the image comes from a bundle, from what was staged, from containerd's store
-// or from a registry, in this order. Whatever fails, what was staged before stays.
-func runtimeRoot(ctx context.Context, c config.Config, policy trust.Policy, folder *scan.Folder, log *slog.Logger) (stage.Root, error) {
+// or from a registry, in this order. Whatever fails, what was staged before stays. A
+// server's charts are delivered.
+func runtimeRoot(ctx context.Context, c config.Config, policy trust.Policy, folder *scan.Folder, log *slog.Logger) (stage.Root, packaged.Delivery, error) {
 	b := &bootstrap{config: c, policy: policy, folder: folder, log: log}
 	var err error
 	if b.wanted, err = c.Candidates(config.RoleRuntime); err != nil {
-		return stage.Root{}, err
+		return stage.Root{}, packaged.Delivery{}, err
 	}
+	var delivered packaged.Delivery
 	root, err := b.find(ctx)
 	if err == nil {
-		err = deliverCharts(root, c)
+		delivered, err = deliverCharts(root, c, log)
 	}
 	if err == nil {
 		err = b.activate(root)
 	}
 	if err != nil {
-		return stage.Root{}, errors.Join(err, b.wayBack())
+		return stage.Root{}, packaged.Delivery{}, errors.Join(err, b.wayBack())
 	}
-	return root, nil
+	return root, delivered, nil
 }
 
 func (b *bootstrap) find(ctx context.Context) (stage.Root, error) {

@@ -162,7 +162,7 @@ func (s *supply) fill(ctx context.Context) error {
 			due = append(due, item)
 		}
 	}
-	result, err := s.importer.Import(ctx, due...)
+	result, err := s.importer.Import(ctx, s.inOrder(due)...)
 	s.count(result)
 	var failures imageimport.Failures
 	var space *imageimport.SpaceError

@@ -64,7 +64,7 @@ func newWorld(t *testing.T) *world {
 	}}
 	dataDir := filepath.Join(t.TempDir(), "rke2")
 	w.in.Config = config.Config{
-		Role: config.Server, DataDir: dataDir, CNI: "none", Offline: true, Verification: trust.ModeSystem,
+		Role: config.Server, DataDir: dataDir, Offline: true, Verification: trust.ModeSystem,
 		Release: images.Release{Version: "v9+rke2r1"},
 	}
 	for role, ref := range refs() {

@@ -27,6 +27,7 @@ const (
 	Images     Phase = "images"     // all images of all bundles are in containerd
 	Ready      Phase = "ready"      // the kubelet of this start has reported the node Ready
 	Pods       Phase = "pods"       // this node's static pods are Running and Ready
+	Charts     Phase = "charts"     // the packaged charts are installed, and their pods are Ready
 )
 
 // Kind is what a start found.
@@ -71,6 +72,14 @@ func (l *Line) Started() time.Time {
 	return l.started
 }
 
+// Kind is what this start found.
+func (l *Line) Kind() Kind {
+	if l == nil {
+		return ""
+	}
+	return l.kind
+}
+
 // Mark says that a phase is reached now. Only its first mark counts.
 func (l *Line) Mark(phase Phase) {
 	if l == nil {
@@ -97,6 +106,7 @@ var next = map[Phase]string{
 	API:        "waiting for this node to be Ready",
 	Ready:      "waiting for this node's static pods",
 	Pods:       "running",
+	Charts:     "running",
 }
 
 // Status says what the node is doing now, between marks: "importing images: 1.2 of 2 GB".
