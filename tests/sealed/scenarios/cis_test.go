@@ -254,7 +254,8 @@ func settingsRestart(ctx context.Context, t *testing.T, s *scenario) {
 			t.Fatal(err)
 		}
 	}
-	before := pidsOf(t, s)
+	restarted := map[string]bool{"kube-apiserver": true, "kube-scheduler": true}
+	before, manifests := pidsOf(t, s), podManifests(t, s)
 	node.NextSecond()
 	if err := s.Start(ctx); err != nil {
 		t.Fatal(err)
@@ -262,18 +263,24 @@ func settingsRestart(ctx context.Context, t *testing.T, s *scenario) {
 	err = sealed.Wait(ctx, "the changed pods", stepLimit, func(context.Context) error {
 		now := pidsOf(t, s)
 		for name, pid := range before {
-			changed := name == "kube-apiserver" || name == "kube-scheduler"
 			switch {
-			case !changed && now[name] != pid:
-				return sealed.Hopeless(fmt.Errorf("%s was process %d and is %d", name, pid, now[name]))
-			case changed && (now[name] == pid || now[name] == 0):
+			case restarted[name] && (now[name] == pid || now[name] == 0):
 				return fmt.Errorf("%s is still process %d", name, now[name])
+			case (name == "etcd" || name == "probe") && now[name] != pid:
+				return sealed.Hopeless(fmt.Errorf("%s was process %d and is %d", name, pid, now[name]))
 			}
 		}
 		return nil
 	})
 	if err != nil {
 		t.Error(err)
+	}
+	// The controller managers may end by themselves: while the API server is replaced, they
+	// can't renew their leases. What the node asks for must be as it was.
+	for name, content := range podManifests(t, s) {
+		if same := bytes.Equal(content, manifests[name]); same == restarted[name] {
+			t.Errorf("the manifest of %s: unchanged is %t", name, same)
+		}
 	}
 	if err := s.WaitReady(ctx, bootLimit); err != nil {
 		t.Fatal(err)
@@ -302,6 +309,20 @@ func settingsRestart(ctx context.Context, t *testing.T, s *scenario) {
 	if err := s.Stop(ctx, stopLimit); err != nil {
 		t.Error(err)
 	}
+}
+
+// podManifests are what the node asks the kubelet to run, by static pod.
+func podManifests(t *testing.T, s *scenario) map[string][]byte {
+	t.Helper()
+	manifests := map[string][]byte{}
+	for _, name := range node.ControlPlane {
+		content, err := os.ReadFile(s.Path(node.DataDir + "/agent/pod-manifests/" + name + ".yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		manifests[name] = content
+	}
+	return manifests
 }
 
 // pidsOf are the processes of the control plane and of the probe.
