@@ -116,11 +116,23 @@ func refusal(resp *http.Response) error {
 	return errors.New(resp.Status)
 }
 
-// size gives the number of nodes and the cores that they have for pods. The answer comes
-// from the API server's cache, and is read a node at a time: it can be long.
-func (a *apiServer) size(ctx context.Context) (nodes int, cores float64, err error) {
+// size is how large a cluster is, or a part of it.
+type size struct {
+	nodes int
+	cores float64 // that they have for pods
+}
+
+func (s *size) add(cores float64) {
+	s.nodes++
+	s.cores += cores
+}
+
+// sizes gives the size of the whole cluster, and of its nodes that are Ready and take pods.
+// The answer comes from the API server's cache, and is read a node at a time: it can be
+// long.
+func (a *apiServer) sizes(ctx context.Context) (all, ready size, err error) {
 	err = a.call(ctx, http.MethodGet, "/api/v1/nodes?resourceVersion=0", nil, func(body io.Reader) error {
-		nodes, cores = 0, 0
+		all, ready = size{}, size{}
 		d := json.NewDecoder(body)
 		if err := seekItems(d); err != nil {
 			return err
@@ -128,20 +140,29 @@ func (a *apiServer) size(ctx context.Context) (nodes int, cores float64, err err
 		for d.More() {
 			var node struct {
 				Metadata struct{ Name string }
-				Status   struct{ Allocatable struct{ CPU string } }
+				Spec     struct{ Unschedulable bool }
+				Status   struct {
+					Allocatable struct{ CPU string }
+					Conditions  []struct{ Type, Status string }
+				}
 			}
 			if err := d.Decode(&node); err != nil {
 				return fmt.Errorf("reading the list of nodes: %w", err)
 			}
-			nodes++
-			if node.Status.Allocatable.CPU == "" {
-				continue // has just joined
+			if node.Status.Allocatable.CPU == "" { // has just joined
+				all.add(0)
+				continue
 			}
 			n, err := parseCores(node.Status.Allocatable.CPU)
 			if err != nil {
 				return fmt.Errorf("node %s: %w", node.Metadata.Name, err)
 			}
-			cores += n
+			all.add(n)
+			for _, c := range node.Status.Conditions {
+				if c.Type == "Ready" && c.Status == "True" && !node.Spec.Unschedulable {
+					ready.add(n)
+				}
+			}
 		}
 		// What comes after them is read too: a list that is cut off is none.
 		if err := bracket(d, ']'); err != nil {
@@ -152,7 +173,7 @@ func (a *apiServer) size(ctx context.Context) (nodes int, cores float64, err err
 		}
 		return bracket(d, '}')
 	})
-	return nodes, cores, err
+	return all, ready, err
 }
 
 // seekItems goes to the first element of a list's items.

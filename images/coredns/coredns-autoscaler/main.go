@@ -24,6 +24,8 @@ const usage = `Sets a Deployment's replicas from the cluster's nodes and cores:
 
   max(cores / cores-per-replica, nodes / nodes-per-replica), rounded up, from min to max
 
+Nodes that are Ready and take pods ask for more; only nodes that were removed ask for fewer.
+
 Usage: coredns-autoscaler --deployment NAME [flags]
 
 It talks to the API server as the pod that it runs in.

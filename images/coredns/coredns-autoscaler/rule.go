@@ -26,9 +26,9 @@ func (r rule) check() error {
 	return nil
 }
 
-// replicas for a cluster of so many nodes with so many cores in all.
-func (r rule) replicas(nodes int, cores float64) int {
-	n := math.Max(math.Ceil(cores/r.coresPerReplica), math.Ceil(float64(nodes)/r.nodesPerReplica))
+// replicas for a cluster of that size.
+func (r rule) replicas(s size) int {
+	n := math.Max(math.Ceil(s.cores/r.coresPerReplica), math.Ceil(float64(s.nodes)/r.nodesPerReplica))
 	want := r.min
 	if n > math.MaxInt32 {
 		n = math.MaxInt32 // what a scale can say
@@ -36,7 +36,7 @@ func (r rule) replicas(nodes int, cores float64) int {
 	if int(n) > want {
 		want = int(n)
 	}
-	if r.noSinglePoint && nodes > 1 && want < 2 {
+	if r.noSinglePoint && s.nodes > 1 && want < 2 {
 		want = 2
 	}
 	if r.max > 0 && want > r.max {

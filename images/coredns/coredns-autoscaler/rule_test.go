@@ -23,7 +23,7 @@ func TestReplicas(t *testing.T) {
 		{"at most one, whatever else", rule{coresPerReplica: 256, nodesPerReplica: 16, min: 1, max: 1, noSinglePoint: true}, 9, 9, 1},
 		{"more than a scale can say", rule{coresPerReplica: 1e-300, nodesPerReplica: 16, min: 1, max: 7}, 1, 1e300, 7},
 	} {
-		if got := c.rule.replicas(c.nodes, c.cores); got != c.want {
+		if got := c.rule.replicas(size{c.nodes, c.cores}); got != c.want {
 			t.Errorf("%s: %d servers for %d nodes with %v cores, want %d", c.name, got, c.nodes, c.cores, c.want)
 		}
 	}

@@ -47,25 +47,29 @@ func (s *scaler) loop(ctx context.Context) {
 
 // once looks, and scales where that is needed.
 func (s *scaler) once(ctx context.Context) error {
-	nodes, cores, err := s.api.size(ctx)
+	all, ready, err := s.api.sizes(ctx)
 	if err != nil {
 		return fmt.Errorf("counting nodes: %w", err)
 	}
-	if nodes == 0 {
+	if all.nodes == 0 {
 		return fmt.Errorf("counting nodes: the API server knows of none")
 	}
-	want := s.opt.rule.replicas(nodes, cores)
 	have, err := s.api.scale(ctx, s.opt.namespace, s.opt.deployment)
 	if err != nil {
 		return fmt.Errorf("reading the scale of deployment %s/%s: %w", s.opt.namespace, s.opt.deployment, err)
 	}
+	// A server for a node that takes no pods yet would be put beside another one, and one
+	// too few while a node is away may leave none: only Ready nodes ask for more, and only
+	// those that were removed for fewer.
+	want := min(max(have, s.opt.rule.replicas(ready)), s.opt.rule.replicas(all))
 	if have == want {
 		return nil
 	}
 	if err := s.api.setScale(ctx, s.opt.namespace, s.opt.deployment, want); err != nil {
 		return fmt.Errorf("scaling deployment %s/%s from %d to %d: %w", s.opt.namespace, s.opt.deployment, have, want, err)
 	}
-	s.log.Printf("scaled deployment %s/%s from %d to %d: %d nodes, %g cores", s.opt.namespace, s.opt.deployment, have, want, nodes, cores)
+	s.log.Printf("scaled deployment %s/%s from %d to %d: %d nodes, %g cores; Ready %d, %g", s.opt.namespace, s.opt.deployment,
+		have, want, all.nodes, all.cores, ready.nodes, ready.cores)
 	return nil
 }
 

@@ -72,8 +72,12 @@ func (c *cluster) set(change func()) {
 	change()
 }
 
-func node(name, cpu string) string {
-	return fmt.Sprintf(`{"metadata":{"name":%q},"spec":{"x":[{"items":[1]}]},"status":{"capacity":{"cpu":"999"},"allocatable":{"cpu":%q,"memory":"1Gi"}}}`, name, cpu)
+// node is one that is Ready and takes pods.
+func node(name, cpu string) string { return nodeThat(name, cpu, "True", false) }
+
+func nodeThat(name, cpu, ready string, cordoned bool) string {
+	return fmt.Sprintf(`{"metadata":{"name":%q},"spec":{"x":[{"items":[1]}],"unschedulable":%t},"status":{"capacity":{"cpu":"999"},`+
+		`"allocatable":{"cpu":%q,"memory":"1Gi"},"conditions":[{"type":"DiskPressure","status":"False"},{"type":"Ready","status":%q}]}}`, name, cordoned, cpu, ready)
 }
 
 // start runs the cluster, and gives a scaler with a service account's files for it.
@@ -109,13 +113,37 @@ func TestScalesWhenItDiffers(t *testing.T) {
 	if c.replicas != 2 || c.patches != 1 {
 		t.Errorf("%d servers after %d changes, want 2 after 1", c.replicas, c.patches)
 	}
-	if want := "scaled deployment kube-system/dns from 1 to 2: 2 nodes, 3.9 cores\n"; out.String() != want {
+	if want := "scaled deployment kube-system/dns from 1 to 2: 2 nodes, 3.9 cores; Ready 2, 3.9\n"; out.String() != want {
 		t.Errorf("it says %q, want %q", out, want)
 	}
 	// A node that has just joined has told nothing of its cores.
 	c.set(func() { c.nodes = node("a", "2") + `,{"metadata":{"name":"c"}},` + node("b", "600") })
 	if err := s.once(context.Background()); err != nil || c.replicas != 3 {
 		t.Errorf("%d servers for 602 cores, want 3 (%v)", c.replicas, err)
+	}
+}
+
+// TestReadiness: who is not there yet asks for nothing, who is away takes nothing away.
+func TestReadiness(t *testing.T) {
+	first := node("a", "2")
+	c := &cluster{token: "one", replicas: 1}
+	s, _ := start(t, c)
+	for _, step := range []struct {
+		name, nodes string
+		want        int
+	}{
+		{"alone", first, 1},
+		{"another joins, not Ready yet", first + "," + nodeThat("b", "2", "False", false), 1},
+		{"it is cordoned", first + "," + nodeThat("b", "2", "True", true), 1},
+		{"it is Ready", first + "," + node("b", "2"), 2},
+		{"it is away", first + "," + nodeThat("b", "2", "Unknown", false), 2},
+		{"both are", nodeThat("a", "2", "Unknown", false) + "," + nodeThat("b", "2", "Unknown", false), 2},
+		{"it was removed", first, 1},
+	} {
+		c.set(func() { c.nodes = step.nodes })
+		if err := s.once(context.Background()); err != nil || c.replicas != step.want {
+			t.Errorf("%s: %d servers, want %d (%v)", step.name, c.replicas, step.want, err)
+		}
 	}
 }
 
