@@ -69,6 +69,16 @@ func TestRollout(t *testing.T) {
 			}
 		}
 	}
+	says := func(want string) {
+		t.Helper()
+		var got string
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+			if got = strings.Join(r.explain(ctx, client), "\n"); got == want {
+				return
+			}
+		}
+		t.Errorf("it says %s, want %s", got, want)
+	}
 	expect("a changed chart with its old job, and one without", false, "dns", "net")
 	if why := strings.Join(r.explain(ctx, client), "\n"); !strings.Contains(why, "chart dns: no job installs it yet") || !strings.Contains(why, "chart net: job helm-install-net is not done") {
 		t.Errorf("it says %s", why)
@@ -83,12 +93,7 @@ func TestRollout(t *testing.T) {
 	}
 	must(jobs.Create(ctx, helmJob("dns", false, time.Time{}), metav1.CreateOptions{}))
 	expect("a job that runs", true, "dns")
-	for deadline := time.Now().Add(10 * time.Second); r.job(r.charts[0]) == nil && time.Now().Before(deadline); {
-		time.Sleep(5 * time.Millisecond)
-	}
-	if why := strings.Join(r.explain(ctx, client), "\n"); why != "chart dns: job helm-install-dns is not done: pod job-x: container helm: ErrImagePull no such image" {
-		t.Errorf("it says %s", why)
-	}
+	says("chart dns: job helm-install-dns is not done: pod job-x: container helm: ErrImagePull no such image")
 	must(jobs.Update(ctx, helmJob("dns", true, time.Now()), metav1.UpdateOptions{}))
 	must(client.AppsV1().Deployments("kube-system").Create(ctx, dns, metav1.CreateOptions{}))
 	must(client.AppsV1().DaemonSets("kube-system").Create(ctx, net, metav1.CreateOptions{}))
@@ -99,9 +104,7 @@ func TestRollout(t *testing.T) {
 	must(client.AppsV1().Deployments("kube-system").Update(ctx, dns, metav1.UpdateOptions{}))
 	must(client.AppsV1().DaemonSets("kube-system").Update(ctx, net, metav1.UpdateOptions{}))
 	expect("a pod of two", true, "dns")
-	if why := strings.Join(r.explain(ctx, client), "\n"); why != "chart dns: deployment/coredns has 1 of 2 pods ready: pod dns-x: Unschedulable: no node" {
-		t.Errorf("it says %s", why)
-	}
+	says("chart dns: deployment/coredns has 1 of 2 pods ready: pod dns-x: Unschedulable: no node")
 	dns = dns.DeepCopy()
 	dns.Status.AvailableReplicas = 2
 	must(client.AppsV1().Deployments("kube-system").Update(ctx, dns, metav1.UpdateOptions{}))
