@@ -16,7 +16,6 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/rancher/rke2/runtime/packaged"
 	"github.com/rancher/rke2/runtime/timeline"
@@ -47,17 +46,12 @@ func (e *Executor) reportCharts(ctx context.Context) {
 		return
 	}
 	e.goWith(ctx, func(ctx context.Context) {
-		select {
-		case <-ctx.Done():
+		if wait(ctx, e.apiServerReady) != nil {
 			return
-		case <-e.apiServerReady:
 		}
-		config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(e.serverDir(), "cred", "supervisor.kubeconfig"))
+		client, err := e.supervisor()
 		if err == nil {
-			var client kubernetes.Interface
-			if client, err = kubernetes.NewForConfig(config); err == nil {
-				err = e.watchCharts(ctx, client, charts)
-			}
+			err = e.watchCharts(ctx, client, charts)
 		}
 		if err != nil && ctx.Err() == nil {
 			e.log.Warn("when the charts are up is not known", "error", err)

@@ -114,23 +114,9 @@ func (e *Executor) ETCD(ctx context.Context, _ *sync.WaitGroup, args *executor.E
 		}
 	}
 	e.goWith(ctx, func(ctx context.Context) {
-		var last string
-		for {
-			err := test(ctx, true)
-			if err == nil {
-				e.content.Timeline().Mark(timeline.Etcd)
-				close(e.etcdReady)
-				return
-			}
-			if err.Error() != last {
-				last = err.Error()
-				e.log.Info("waiting for etcd", "reason", last)
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(poll):
-			}
+		if retry(ctx, e.log, poll, func(ctx context.Context) error { return test(ctx, true) }, "waiting for etcd") == nil {
+			e.content.Timeline().Mark(timeline.Etcd)
+			close(e.etcdReady)
 		}
 	})
 	return nil
@@ -207,10 +193,8 @@ func (e *Executor) startNow(ctx context.Context, needs <-chan struct{}, c pod.Co
 	}
 	replaces := e.written(c.Name)
 	if needs != nil && !replaces {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-needs:
+		if err := wait(ctx, needs); err != nil {
+			return err
 		}
 	}
 	c.Image = e.content.Pinned(image.String())

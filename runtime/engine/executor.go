@@ -258,17 +258,15 @@ func (e *Executor) CloudControllerManager(context.Context, <-chan struct{}, []st
 
 // APIServerHandlers gives the supervisor a way to authenticate tokens.
 func (e *Executor) APIServerHandlers(ctx context.Context) (authenticator.Request, http.Handler, error) {
-	select {
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
-	case <-e.APIServerReadyChan():
-	}
-	request, err := tokenAuthenticator(filepath.Join(e.config.DataDir, "server", "cred", "supervisor.kubeconfig"))
-	if err != nil {
+	if err := wait(ctx, e.apiServerReady); err != nil {
 		return nil, nil, err
 	}
+	client, err := e.supervisor()
+	if err != nil {
+		return nil, nil, fmt.Errorf("setting up token authentication: %w", err)
+	}
 	// The supervisor's port serves the supervisor's API only.
-	return request, http.NotFoundHandler(), nil
+	return tokenAuthenticator(client), http.NotFoundHandler(), nil
 }
 
 // APIServerReadyChan closes when the API server answers /readyz.
@@ -314,10 +312,5 @@ func (r *readiness) set(name string) {
 }
 
 func (r *readiness) wait(ctx context.Context, name string) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-r.channel(name):
-		return nil
-	}
+	return wait(ctx, r.channel(name))
 }

@@ -13,8 +13,6 @@ import (
 	"github.com/k3s-io/k3s/pkg/cli/cmds"
 	"github.com/k3s-io/k3s/pkg/daemons/executor"
 	"github.com/urfave/cli/v2"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/rancher/rke2/runtime/cis"
 	"github.com/rancher/rke2/runtime/config"
@@ -116,41 +114,20 @@ func (e *Executor) hardenCluster(ctx context.Context) {
 		return
 	}
 	e.goWith(ctx, func(ctx context.Context) {
-		select {
-		case <-ctx.Done():
+		if wait(ctx, e.apiServerReady) != nil {
 			return
-		case <-e.apiServerReady:
 		}
-		var last string
-		for {
-			err := e.applyCIS(ctx)
-			if err == nil {
-				e.log.Info("the namespaces of the cluster have their policies", "profile", e.config.Profile)
-				return
+		err := retry(ctx, e.log, time.Second, func(ctx context.Context) error {
+			client, err := e.supervisor()
+			if err != nil {
+				return err
 			}
-			if err.Error() != last {
-				last = err.Error()
-				e.log.Info("waiting to apply the profile's policies", "reason", last)
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(time.Second):
-			}
+			return cis.Apply(ctx, client)
+		}, "waiting to apply the profile's policies")
+		if err == nil {
+			e.log.Info("the namespaces of the cluster have their policies", "profile", e.config.Profile)
 		}
 	})
-}
-
-func (e *Executor) applyCIS(ctx context.Context) error {
-	rest, err := clientcmd.BuildConfigFromFlags("", filepath.Join(e.serverDir(), "cred", "supervisor.kubeconfig"))
-	if err != nil {
-		return err
-	}
-	client, err := kubernetes.NewForConfig(rest)
-	if err != nil {
-		return err
-	}
-	return cis.Apply(ctx, client)
 }
 
 // boundTo is the address that a component's arguments bind it to, which is a loopback

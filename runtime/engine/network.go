@@ -72,21 +72,15 @@ func (e *Executor) followCluster(ctx context.Context, agent cmds.Agent) {
 
 // askCluster asks until it is told.
 func (e *Executor) askCluster(ctx context.Context, node *daemonconfig.Node, server string) (clusterSettings, error) {
-	for {
+	var settings clusterSettings
+	err := retry(ctx, e.log, askPause, func(context.Context) error {
 		access, err := clientaccess.ParseAndValidateToken(server, node.Token, clientaccess.WithClientCertificate(node.AgentConfig.ClientKubeletCert, node.AgentConfig.ClientKubeletKey))
 		if err == nil {
-			var settings clusterSettings
-			if settings, err = ask(access); err == nil {
-				return settings, nil
-			}
+			settings, err = ask(access)
 		}
-		e.log.Debug("the cluster's charts are not known yet", "error", err)
-		select {
-		case <-ctx.Done():
-			return clusterSettings{}, ctx.Err()
-		case <-time.After(askPause):
-		}
-	}
+		return err
+	}, "waiting to learn which charts the cluster deploys", "server", server)
+	return settings, err
 }
 
 func ask(access *clientaccess.Info) (clusterSettings, error) {

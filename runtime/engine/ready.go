@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
+	"path/filepath"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -30,26 +30,13 @@ func (e *Executor) waitAPIServer(ctx context.Context, kubeconfig string) <-chan 
 			e.fail(fmt.Errorf("waiting for the API server: %w", err))
 			return
 		}
-		var last string
-		for {
+		readyz := func(ctx context.Context) error {
 			_, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
-			if err == nil {
-				e.content.Timeline().Mark(timeline.API)
-				close(ready)
-				return
-			}
-			if ctx.Err() != nil {
-				return
-			}
-			if err.Error() != last {
-				last = err.Error()
-				e.log.Info("waiting for the API server", "reason", last)
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(poll):
-			}
+			return err
+		}
+		if retry(ctx, e.log, poll, readyz, "waiting for the API server") == nil {
+			e.content.Timeline().Mark(timeline.API)
+			close(ready)
 		}
 	})
 	return ready
@@ -76,20 +63,18 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
+// supervisor is a client with the rights of this server's supervisor, an administrator.
+func (e *Executor) supervisor() (kubernetes.Interface, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(e.serverDir(), "cred", "supervisor.kubeconfig"))
+	if err != nil {
+		return nil, err
+	}
+	return kubernetes.NewForConfig(rest.AddUserAgent(config, "rke2-supervisor"))
+}
+
 // tokenAuthenticator asks the API server whose token a request carries
-// (TokenReview, authentication.k8s.io/v1), with the supervisor's rights.
-func tokenAuthenticator(kubeconfig string) (authenticator.Request, error) {
-	if _, err := os.Stat(kubeconfig); err != nil {
-		return nil, fmt.Errorf("setting up token authentication: %w", err)
-	}
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("setting up token authentication: %w", err)
-	}
-	client, err := kubernetes.NewForConfig(rest.AddUserAgent(config, "rke2-supervisor"))
-	if err != nil {
-		return nil, fmt.Errorf("setting up token authentication: %w", err)
-	}
+// (TokenReview, authentication.k8s.io/v1).
+func tokenAuthenticator(client kubernetes.Interface) authenticator.Request {
 	review := func(ctx context.Context, token string) (*authenticator.Response, bool, error) {
 		answer, err := client.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
 			Spec: authenticationv1.TokenReviewSpec{Token: token},
@@ -109,5 +94,5 @@ func tokenAuthenticator(kubeconfig string) (authenticator.Request, error) {
 			},
 		}, true, nil
 	}
-	return bearertoken.New(authenticator.TokenFunc(review)), nil
+	return bearertoken.New(authenticator.TokenFunc(review))
 }

@@ -27,30 +27,15 @@ var comesAfter = map[string]string{
 // successor waits until a container of the component runs that was made after its manifest
 // was replaced, and answers where it can be asked without credentials.
 func (e *Executor) successor(ctx context.Context, c pod.Component, since time.Time) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-e.criReady:
+	if err := wait(ctx, e.criReady); err != nil {
+		return err
 	}
-	var last string
-	for {
-		err := e.runsSince(ctx, c.Name, since)
-		if err == nil {
-			err = answers(ctx, c.Startup)
+	return retry(ctx, e.log, poll, func(ctx context.Context) error {
+		if err := e.runsSince(ctx, c.Name, since); err != nil {
+			return err
 		}
-		if err == nil {
-			return nil
-		}
-		if err.Error() != last {
-			last = err.Error()
-			e.log.Info("waiting for the successor of a static pod", "pod", c.Name, "reason", last)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(poll):
-		}
-	}
+		return answers(ctx, c.Startup)
+	}, "waiting for the successor of a static pod", "pod", c.Name)
 }
 
 // runsSince tells whether the component's pod was made after that moment and runs.

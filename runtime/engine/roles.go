@@ -2,13 +2,11 @@ package engine
 
 import (
 	"context"
-	"path/filepath"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	rbac "k8s.io/client-go/applyconfigurations/rbac/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 )
 
 // nodeRole is the role, and the user, that the engine on every node watches the cluster
@@ -33,39 +31,16 @@ func nodeRules() []*rbac.PolicyRuleApplyConfiguration {
 
 // grantRoles gives the engine on every node its role once the API is up.
 func (e *Executor) grantRoles(ctx context.Context) {
-	select {
-	case <-ctx.Done():
+	if wait(ctx, e.apiServerReady) != nil {
 		return
-	case <-e.apiServerReady:
 	}
-	var last string
-	for {
-		err := e.applyRoles(ctx)
-		if err == nil || ctx.Err() != nil {
-			return
+	_ = retry(ctx, e.log, time.Second, func(ctx context.Context) error {
+		client, err := e.supervisor()
+		if err != nil {
+			return err
 		}
-		if err.Error() != last {
-			last = err.Error()
-			e.log.Info("waiting to give the nodes their role", "role", nodeRole, "reason", last)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Second):
-		}
-	}
-}
-
-func (e *Executor) applyRoles(ctx context.Context) error {
-	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(e.serverDir(), "cred", "supervisor.kubeconfig"))
-	if err != nil {
-		return err
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	return applyRoles(ctx, client)
+		return applyRoles(ctx, client)
+	}, "waiting to give the nodes their role", "role", nodeRole) // or the node ends
 }
 
 func applyRoles(ctx context.Context, client kubernetes.Interface) error {

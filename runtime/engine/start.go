@@ -31,10 +31,8 @@ const (
 // the kubelet's own credentials, which see this node and its pods only.
 func (e *Executor) reportStart(ctx context.Context, kubeletStarted time.Time) {
 	e.goWith(ctx, func(ctx context.Context) {
-		select {
-		case <-ctx.Done():
+		if wait(ctx, e.apiServerReady) != nil {
 			return
-		case <-e.apiServerReady:
 		}
 		client, err := freshConnections(e.node.AgentConfig.KubeConfigKubelet)
 		if err != nil {
