@@ -239,13 +239,16 @@ func TestWithAPIServer(t *testing.T) {
 		t.Errorf("revisions: %s", got)
 	}
 
-	// The API refuses to change what is frozen: the upgrade fails and stays visible.
+	// The API refuses to change what is frozen: each time the upgrade is rolled back, and
+	// soon it is not tried again.
 	p.env["FAILURE_POLICY"] = "abort"
-	p.wants(1, "immutable", greeter(), "greeting: bye", install...)
+	p.wants(1, "immutable` is set]; rolled back to revision 2, which is deployed again as revision 4", greeter(), "greeting: bye", install...)
 	greeting("hey")
+	p.wants(1, "rolled back to revision 4, which is deployed again as revision 6", greeter(), "greeting: bye", install...)
 	p.wants(1, "failurePolicy is abort", greeter(), "greeting: bye", install...)
-	if got := status(3); got != "failed ABC2" {
-		t.Errorf("revision 3: %s", got)
+	greeting("hey")
+	if got := status(5) + ", " + status(6); got != "failed ABC2, deployed ABC2" {
+		t.Errorf("revisions: %s", got)
 	}
 	p.env["FAILURE_POLICY"] = "reinstall"
 	p.wants(0, "deployed at revision 1", greeter(), "greeting: bye", install...)

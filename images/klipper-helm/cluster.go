@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"helm.sh/helm/v3/pkg/action"
@@ -36,6 +38,7 @@ type cluster struct {
 	config    clientcmd.ClientConfig
 	rest      *rest.Config
 	discovery discovery.CachedDiscoveryInterface
+	mapper    meta.RESTMapper
 }
 
 var _ genericclioptions.RESTClientGetter = (*cluster)(nil)
@@ -51,7 +54,8 @@ func newCluster(namespace string, r *report) (*cluster, error) {
 	}
 	conf.UserAgent = userName
 	conf.QPS, conf.Burst = 50, 300
-	conf.WarningHandler = rest.NewWarningWriter(writer{r}, rest.WarningWriterOptions{Deduplicate: true})
+	conf.DisableCompression = true // the API server is at hand, and busy when charts are installed
+	conf.WarningHandler = rest.NewWarningWriter(writer{r, ""}, rest.WarningWriterOptions{Deduplicate: true})
 	conf.Wrap(func(next http.RoundTripper) http.RoundTripper { return &kube.RetryingRoundTripper{Wrapped: next} })
 	c.rest = conf
 	d, err := discovery.NewDiscoveryClientForConfig(conf)
@@ -59,6 +63,8 @@ func newCluster(namespace string, r *report) (*cluster, error) {
 		return nil, fmt.Errorf("finding the Kubernetes API: %w", err)
 	}
 	c.discovery = memory.NewMemCacheClient(d)
+	// One for all that Helm does: each new one would go through all that is served.
+	c.mapper = restmapper.NewShortcutExpander(restmapper.NewDeferredDiscoveryRESTMapper(c.discovery), c.discovery, nil)
 	return c, nil
 }
 
@@ -68,10 +74,7 @@ func (c *cluster) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error
 	return c.discovery, nil
 }
 
-func (c *cluster) ToRESTMapper() (meta.RESTMapper, error) {
-	mapper := restmapper.NewDeferredDiscoveryRESTMapper(c.discovery)
-	return restmapper.NewShortcutExpander(mapper, c.discovery, nil), nil
-}
+func (c *cluster) ToRESTMapper() (meta.RESTMapper, error) { return c.mapper, nil }
 
 func (c *cluster) ToRawKubeConfigLoader() clientcmd.ClientConfig { return c.config }
 
@@ -86,6 +89,15 @@ func configuration(j job, r *report) (*action.Configuration, error) {
 	if err := cfg.Init(c, j.namespace, j.driver, r.helm); err != nil {
 		return nil, fmt.Errorf("preparing Helm: %w", err)
 	}
+	helm, ok := cfg.KubeClient.(*kube.Client)
+	if !ok {
+		return nil, fmt.Errorf("preparing Helm: its client is a %T", cfg.KubeClient)
+	}
+	cfg.KubeClient = client{helm}
+	// Of hooks whose chart wants it (helm.sh/hook-output-log-policy).
+	cfg.SetHookOutputFunc(func(_, pod, container string) io.Writer {
+		return writer{r, "hook " + pod + ", " + container + ": "}
+	})
 	return cfg, nil
 }
 
@@ -116,9 +128,14 @@ func reach(ctx context.Context, k kube.Interface, wait time.Duration, r *report)
 }
 
 // writer makes lines of the log of what is written.
-type writer struct{ r *report }
+type writer struct {
+	r      *report
+	prefix string
+}
 
 func (w writer) Write(p []byte) (int, error) {
-	w.r.say("%s", p)
+	for line := range strings.Lines(string(p)) {
+		w.r.say("%s%s", w.prefix, line)
+	}
 	return len(p), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"helm.sh/helm/v3/pkg/action"
@@ -31,8 +32,10 @@ const (
 var errAbort = errors.New("spec.failurePolicy is abort: nothing is done until somebody repairs or uninstalls the release, or sets another policy")
 
 // plan says what to do, from the status of the release's last revision ("" without
-// any). An empty plan is a job whose work is done.
-func plan(j job, last release.Status) ([]step, error) {
+// any). upgradable is a release of which an earlier revision is deployed, and that did not
+// refuse this upgrade too often yet: it is not taken down for a revision that was
+// interrupted or failed. An empty plan is a job whose work is done.
+func plan(j job, last release.Status, upgradable bool) ([]step, error) {
 	switch last {
 	case "":
 		return []step{install}, nil
@@ -48,11 +51,11 @@ func plan(j job, last release.Status) ([]step, error) {
 		// refuses to touch those until they are something else.
 		steps = append(steps, markFailed)
 	}
-	switch j.policy {
-	case reinstall:
-		return append(steps, uninstall, install), nil
-	case retry:
+	switch {
+	case j.policy == retry, j.policy == reinstall && upgradable:
 		return append(steps, upgrade), nil
+	case j.policy == reinstall:
+		return append(steps, uninstall, install), nil
 	}
 	return steps, errAbort
 }
@@ -95,79 +98,97 @@ func (j job) do(ctx context.Context, f files, r *report) error {
 	if j.verb == verbDelete {
 		return w.delete()
 	}
-	return w.apply(ctx, ch, values)
+	longer, done := outlasting(ctx, lastMoments)
+	defer done()
+	return w.apply(longer, ch, values)
 }
 
 // worker does a job with Helm.
 type worker struct {
-	job    job
-	cfg    *action.Configuration
-	report *report
+	job     job
+	cfg     *action.Configuration
+	report  *report
+	attempt string // at the chart and values of the job, which its revisions are labelled with
 }
 
-// lastRevision is nil if there is no release.
-func (w *worker) lastRevision() (*release.Release, error) {
-	rel, err := w.cfg.Releases.Last(w.job.name)
+// history is all that Helm remembers of the release, the oldest revision first: nothing
+// if there is no release.
+func (w *worker) history() ([]*release.Release, error) {
+	all, err := w.cfg.Releases.History(w.job.name)
 	if errors.Is(err, driver.ErrReleaseNotFound) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("looking for the release in namespace %s: %w", w.job.namespace, err)
 	}
-	return rel, nil
+	return inOrder(all), nil
 }
 
 func (w *worker) apply(ctx context.Context, ch *chart.Chart, values map[string]any) error {
-	last, err := w.lastRevision()
+	var err error
+	if w.attempt, err = attemptOf(ch, values); err != nil {
+		return err
+	}
+	history, err := w.history()
 	if err != nil {
 		return err
 	}
-	if superseded(w.job, last) {
+	last, failures := newest(history), failedUpgrades(history, w.attempt)
+	if failures == 0 && superseded(w.job, last) {
 		w.report.last("release %s is at revision %d (%s), not at %d as when this job was made: nothing to do", w.job.name, last.Version, last.Info.Status, w.job.expected)
 		return nil
 	}
 	var status release.Status
-	if last != nil {
-		if err = w.rememberServed(); err == nil {
-			last, err = w.lastRevision()
-		}
-		if err != nil {
-			return err
-		}
-	}
 	if last == nil {
 		w.report.say("there is no release %s in namespace %s", w.job.name, w.job.namespace)
 	} else {
+		if err := w.rememberServed(history); err != nil {
+			return err
+		}
 		status = last.Info.Status
 		w.report.say("release %s in namespace %s is %s at revision %d: %s", w.job.name, w.job.namespace, status, last.Version, last.Info.Description)
 	}
-	steps, refused := plan(w.job, status)
-	var rel *release.Release
-	for _, s := range steps {
-		w.report.last("release %s: %s (chart %s %s, namespace %s)", w.job.name, s, ch.Name(), ch.Metadata.Version, w.job.namespace)
-		switch s {
-		case markFailed:
-			last.SetStatus(release.StatusFailed, fmt.Sprintf("was %s when job started: interrupted", status))
-			err = w.cfg.Releases.Update(last)
-		case uninstall:
-			err = w.uninstall()
-		case install, replace:
-			rel, err = w.install(ctx, ch, values, s == replace)
-		case upgrade:
-			rel, err = w.upgrade(ctx, ch, values)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", s, err)
-		}
+	if failures > 0 {
+		w.report.say("upgrades to this chart with these values that failed: %d; %s", failures, w.next(failures))
 	}
-	if refused != nil {
-		return refused
+	if failures >= mostFailures && status == release.StatusDeployed {
+		status = release.StatusFailed // it was rolled back, and the policy applies
+	}
+	steps, refused := plan(w.job, status, failures < mostFailures && deployed(history) != nil)
+	rel, err := w.carryOut(ctx, steps, last, ch, values)
+	if err != nil || refused != nil {
+		return errors.Join(err, refused)
 	}
 	if notes := strings.TrimSpace(rel.Info.Notes); notes != "" {
 		w.report.say("notes of the chart:\n%s", notes)
 	}
 	w.report.last("release %s is deployed at revision %d: chart %s %s in namespace %s", rel.Name, rel.Version, ch.Name(), ch.Metadata.Version, rel.Namespace)
 	return nil
+}
+
+// carryOut does what is planned, one step after the other. It gives the revision that is
+// deployed then, if one of the steps deploys any.
+func (w *worker) carryOut(ctx context.Context, steps []step, last *release.Release, ch *chart.Chart, values map[string]any) (rel *release.Release, err error) {
+	for _, s := range steps {
+		w.report.last("release %s: %s (chart %s %s, namespace %s)", w.job.name, s, ch.Name(), ch.Metadata.Version, w.job.namespace)
+		switch s {
+		case markFailed:
+			last.SetStatus(release.StatusFailed, interrupted+last.Info.Status.String())
+			err = w.cfg.Releases.Update(last)
+		case uninstall:
+			err = w.uninstall()
+		case install, replace:
+			rel, err = w.install(ctx, ch, values, s == replace)
+		case upgrade:
+			if rel, err = w.upgrade(ctx, ch, values); err != nil {
+				err = w.rollBack(ctx, err)
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s, err)
+		}
+	}
+	return rel, nil
 }
 
 func (w *worker) install(ctx context.Context, ch *chart.Chart, values map[string]any, again bool) (*release.Release, error) {
@@ -177,7 +198,7 @@ func (w *worker) install(ctx context.Context, ch *chart.Chart, values map[string
 	a.TakeOwnership = w.job.takeOwnership
 	a.Timeout = w.job.timeout
 	a.Replace = again
-	a.Labels = w.job.labels()
+	a.Labels = w.labels()
 	return a.RunWithContext(ctx, ch, values)
 }
 
@@ -187,10 +208,17 @@ func (w *worker) upgrade(ctx context.Context, ch *chart.Chart, values map[string
 	a.TakeOwnership = w.job.takeOwnership
 	a.Timeout = w.job.timeout
 	a.MaxHistory = maxHistory
-	a.Labels = w.job.labels()
+	a.Labels = w.labels()
 	// What a HelmChart no longer says must not stay in force.
 	a.ResetValues = true
 	return a.RunWithContext(ctx, w.job.name, ch, values)
+}
+
+// labels mark a revision with what it was made from.
+func (w *worker) labels() map[string]string {
+	labels := map[string]string{attemptLabel: w.attempt}
+	maps.Copy(labels, w.job.labels())
+	return labels
 }
 
 func (w *worker) uninstall() error {
@@ -207,15 +235,16 @@ func (w *worker) uninstall() error {
 }
 
 func (w *worker) delete() error {
-	last, err := w.lastRevision()
+	history, err := w.history()
 	if err != nil {
 		return err
 	}
+	last := newest(history)
 	if last == nil {
 		w.report.last("there is no release %s in namespace %s: nothing to delete", w.job.name, w.job.namespace)
 		return nil
 	}
-	if err := w.rememberServed(); err != nil {
+	if err := w.rememberServed(history); err != nil {
 		w.report.say("going on with what the release remembers: %v", err)
 	}
 	w.report.last("release %s: uninstall (%s at revision %d, namespace %s)", w.job.name, last.Info.Status, last.Version, w.job.namespace)
@@ -227,7 +256,7 @@ func (w *worker) delete() error {
 }
 
 // rememberServed brings what the release remembers up to what this Kubernetes serves.
-func (w *worker) rememberServed() error {
+func (w *worker) rememberServed(history []*release.Release) error {
 	if w.cfg.RESTClientGetter == nil {
 		return nil // no cluster to ask
 	}
@@ -235,24 +264,16 @@ func (w *worker) rememberServed() error {
 	if err != nil {
 		return fmt.Errorf("asking what the Kubernetes API serves: %w", err)
 	}
-	return w.modernise(d)
+	return w.modernise(d, history)
 }
 
-func (w *worker) modernise(d discovery.ServerResourcesInterface) error {
+func (w *worker) modernise(d discovery.ServerResourcesInterface, history []*release.Release) error {
 	served, err := servedBy(d)
 	if err != nil {
 		return err
 	}
-	revisions, err := w.cfg.Releases.History(w.job.name)
-	if err != nil {
-		return fmt.Errorf("reading the release's history: %w", err)
-	}
-	newest := 0
-	for _, rel := range revisions {
-		newest = max(newest, rel.Version)
-	}
-	for _, rel := range revisions {
-		if rel.Version < newest && (rel.Info.Status == release.StatusSuperseded || rel.Info.Status == release.StatusUninstalled) {
+	for _, rel := range history {
+		if rel != newest(history) && (rel.Info.Status == release.StatusSuperseded || rel.Info.Status == release.StatusUninstalled) {
 			continue // what was applied since is what counts
 		}
 		manifest, changes := modernise(rel.Manifest, served)

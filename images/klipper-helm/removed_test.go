@@ -77,7 +77,11 @@ func TestModerniseReleases(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := b.modernise(today()); err != nil {
+	history, err := b.history()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.modernise(today(), history); err != nil {
 		t.Fatal(err)
 	}
 	for _, revision := range []int{1, 2} {
