@@ -3,8 +3,8 @@
 // takes its orders the way that helm-controller v0.16 and v0.17 give them: arguments,
 // environment, and files mounted into the pod. Helm is linked in; nothing is executed.
 //
-// Exit codes: 0 done (delete: always), 1 failed, to be tried again, 64 the job cannot
-// be understood and trying again will not help.
+// Exit codes: 0 done (delete: also when Helm could not uninstall all of it), 1 failed, to
+// be tried again, 64 the job cannot be understood and trying again will not help.
 package main
 
 import (
@@ -49,12 +49,13 @@ func run(ctx context.Context, args []string, env func(string) string, f files, o
 		err = fmt.Errorf("%w (%w)", err, context.Cause(ctx)) // which signal it was
 	}
 	var usage *usageError
+	var uninstall *uninstallError
 	switch {
 	case errors.As(err, &usage):
 		r.last("cannot run this job: %v", err)
 		return exitUsage
-	case err != nil && j.verb == verbDelete:
-		// A HelmChart whose delete job fails could never be removed.
+	case errors.As(err, &uninstall) && ctx.Err() == nil:
+		// A HelmChart whose delete job fails for ever could never be removed.
 		r.last("release %s: delete did not complete, and is not tried again: %v", j.name, err)
 		return 0
 	case err != nil:

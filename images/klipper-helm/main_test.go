@@ -39,7 +39,7 @@ func TestExitCodes(t *testing.T) {
 		{"no chart", []string{"install"}, [2]string{"CHART", ""}, "", 64, "no chart"},
 		{"no cluster", []string{"install"}, [2]string{}, content, 1, "release web: failed: finding the Kubernetes API"},
 		{"chart is not base64", []string{"install"}, [2]string{}, "H4sI!", 1, "spec.chartContent of HelmChart web"},
-		{"delete without cluster", []string{"delete"}, [2]string{}, "", 0, "is not tried again"},
+		{"delete without cluster", []string{"delete"}, [2]string{}, "", 1, "release web: failed: finding the Kubernetes API"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()

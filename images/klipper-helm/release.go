@@ -32,10 +32,9 @@ const (
 var errAbort = errors.New("spec.failurePolicy is abort: nothing is done until somebody repairs or uninstalls the release, or sets another policy")
 
 // plan says what to do, from the status of the release's last revision ("" without
-// any). upgradable is a release of which an earlier revision is deployed, and that did not
-// refuse this upgrade too often yet: it is not taken down for a revision that was
-// interrupted or failed. An empty plan is a job whose work is done.
-func plan(j job, last release.Status, upgradable bool) ([]step, error) {
+// any). again is whether an upgrade that came to nothing is tried once more: see
+// [worker.again].
+func plan(j job, last release.Status, again bool) ([]step, error) {
 	switch last {
 	case "":
 		return []step{install}, nil
@@ -52,7 +51,7 @@ func plan(j job, last release.Status, upgradable bool) ([]step, error) {
 		steps = append(steps, markFailed)
 	}
 	switch {
-	case j.policy == retry, j.policy == reinstall && upgradable:
+	case j.policy == retry, j.policy != "" && again:
 		return append(steps, upgrade), nil
 	case j.policy == reinstall:
 		return append(steps, uninstall, install), nil
@@ -96,7 +95,7 @@ func (j job) do(ctx context.Context, f files, r *report) error {
 	}
 	w := &worker{job: j, cfg: cfg, report: r}
 	if j.verb == verbDelete {
-		return w.delete()
+		return w.delete(ctx)
 	}
 	longer, done := outlasting(ctx, lastMoments)
 	defer done()
@@ -154,7 +153,7 @@ func (w *worker) apply(ctx context.Context, ch *chart.Chart, values map[string]a
 	if failures >= mostFailures && status == release.StatusDeployed {
 		status = release.StatusFailed // it was rolled back, and the policy applies
 	}
-	steps, refused := plan(w.job, status, failures < mostFailures && deployed(history) != nil)
+	steps, refused := plan(w.job, status, w.again(history, failures))
 	rel, err := w.carryOut(ctx, steps, last, ch, values)
 	if err != nil || refused != nil {
 		return errors.Join(err, refused)
@@ -234,7 +233,15 @@ func (w *worker) uninstall() error {
 	return err
 }
 
-func (w *worker) delete() error {
+// uninstallError is what Helm says of a release that it could not uninstall.
+type uninstallError struct{ err error }
+
+func (e *uninstallError) Error() string { return e.err.Error() }
+func (e *uninstallError) Unwrap() error { return e.err }
+
+// delete uninstalls the release. Its error is an *uninstallError if trying again would
+// change nothing: the API answered, and Helm failed all the same.
+func (w *worker) delete(ctx context.Context) error {
 	history, err := w.history()
 	if err != nil {
 		return err
@@ -249,7 +256,10 @@ func (w *worker) delete() error {
 	}
 	w.report.last("release %s: uninstall (%s at revision %d, namespace %s)", w.job.name, last.Info.Status, last.Version, w.job.namespace)
 	if err := w.uninstall(); err != nil {
-		return err
+		if reach(ctx, w.cfg.KubeClient, 0, w.report) != nil {
+			return err
+		}
+		return &uninstallError{err}
 	}
 	w.report.last("release %s is uninstalled from namespace %s", w.job.name, w.job.namespace)
 	return nil

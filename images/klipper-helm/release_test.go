@@ -97,25 +97,25 @@ func TestPlan(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		policy     policy
-		upgradable bool
-		want       []step
-		refused    bool
+		policy  policy
+		again   bool
+		want    []step
+		refused bool
 	}{
 		{reinstall, false, []step{uninstall, install}, false},
 		{reinstall, true, []step{upgrade}, false},
 		{retry, false, []step{upgrade}, false},
 		{retry, true, []step{upgrade}, false},
 		{abort, false, nil, true},
-		{abort, true, nil, true},
+		{abort, true, []step{upgrade}, false},
 		{"", true, nil, true}, // a policy that nobody set does nothing
 	} {
-		got, err := plan(job{policy: c.policy}, "failed", c.upgradable)
+		got, err := plan(job{policy: c.policy}, "failed", c.again)
 		if !reflect.DeepEqual(got, c.want) || errors.Is(err, errAbort) != c.refused {
 			t.Errorf("failed under %s: %v, %v", c.policy, got, err)
 		}
 		for _, s := range fail {
-			got, err := plan(job{policy: c.policy}, s, c.upgradable)
+			got, err := plan(job{policy: c.policy}, s, c.again)
 			if want := append([]step{markFailed}, c.want...); !reflect.DeepEqual(got, want) || errors.Is(err, errAbort) != c.refused {
 				t.Errorf("%s under %s: %v, %v; want %v", s, c.policy, got, err, want)
 			}
@@ -168,15 +168,34 @@ func TestApply(t *testing.T) {
 
 // An upgrade that nobody finished is taken up again, and what runs stays meanwhile.
 func TestInterruptedUpgrade(t *testing.T) {
-	for p, want := range map[policy]string{reinstall: "superseded failed deployed", retry: "superseded failed deployed", abort: "deployed failed"} {
-		b := newBench(t, p)
-		b.has(t, "deployed", 1, nil)
-		b.has(t, "pending-upgrade", 2, nil)
-		if err := b.apply(context.Background(), webChart(), nil); errors.Is(err, errAbort) != (p == abort) || (err != nil && p != abort) {
-			t.Errorf("%s: %v", p, err)
+	for _, p := range []policy{reinstall, retry, abort} {
+		for _, status := range []release.Status{"pending-upgrade", "pending-rollback"} {
+			b := newBench(t, p)
+			b.has(t, "deployed", 1, nil)
+			b.has(t, status, 2, nil)
+			if err := b.apply(context.Background(), webChart(), nil); err != nil {
+				t.Errorf("%s: %v", p, err)
+			}
+			if got := b.statuses(t); got != "superseded failed deployed" {
+				t.Errorf("%s left %q", p, got)
+			}
 		}
-		if got := b.statuses(t); got != want {
-			t.Errorf("%s left %q, want %q", p, got, want)
+	}
+}
+
+// What ended a try that did not run its course: a revision that Helm itself marked as
+// failed when it was told to stop, or an earlier job found and could do no more about.
+func TestCutShort(t *testing.T) {
+	for said, want := range map[string]bool{
+		`Upgrade "web" failed: context canceled`:                true,
+		interrupted + "pending-upgrade":                         true,
+		interrupted + "pending-install":                         false,
+		`Upgrade "web" failed: timed out waiting for condition`: false,
+		"Upgrade complete":                                      false,
+	} {
+		rel := &release.Release{Info: &release.Info{Status: release.StatusFailed, Description: said}}
+		if got := cutShort(rel); got != want {
+			t.Errorf("%q: %v", said, got)
 		}
 	}
 }
@@ -296,13 +315,44 @@ func TestDelete(t *testing.T) {
 		if status != "" {
 			b.has(t, status, 1, nil)
 		}
-		if err := b.delete(); err != nil || b.statuses(t) != "" {
+		if err := b.delete(context.Background()); err != nil || b.statuses(t) != "" {
 			t.Errorf("%q: %v, left %q", status, err, b.statuses(t))
 		}
 		if status == "" && !strings.Contains(b.log.String(), "nothing to delete") {
 			t.Errorf("log: %s", b.log)
 		}
 	}
+}
+
+// TestDeleteFails: a job that Helm can't do ends all the same, or its HelmChart never
+// would; one that the API did not answer is tried again, or what it installed would stay.
+func TestDeleteFails(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		b := newBench(t, abort)
+		b.job.verb = verbDelete
+		b.has(t, "deployed", 1, nil)
+		k := &silent{FailingKubeClient: b.kube, away: away}
+		k.BuildError = errors.New("no such kind")
+		b.cfg.KubeClient = k
+		err := b.delete(context.Background())
+		var uninstall *uninstallError
+		if err == nil || errors.As(err, &uninstall) == away {
+			t.Errorf("the API is away: %t, error %T %v", away, err, err)
+		}
+	}
+}
+
+// silent is a cluster whose API may be away.
+type silent struct {
+	*kubefake.FailingKubeClient
+	away bool
+}
+
+func (s *silent) IsReachable() error {
+	if s.away {
+		return errors.New("connection refused")
+	}
+	return nil
 }
 
 func TestInterrupted(t *testing.T) {
