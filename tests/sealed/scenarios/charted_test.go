@@ -191,7 +191,7 @@ func (c *charted) containers(ctx context.Context, t *testing.T) map[string]strin
 	}
 	found := map[string]string{}
 	for _, p := range pods.Items {
-		if strings.Contains(p.Name, "metrics-server") {
+		if p.DeletionTimestamp != nil || strings.Contains(p.Name, "metrics-server") {
 			continue
 		}
 		for _, s := range p.Status.ContainerStatuses {

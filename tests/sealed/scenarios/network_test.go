@@ -154,8 +154,33 @@ func (c *charted) tryReach(ctx context.Context) (string, error) {
 	return text.String(), errors.Join(wrong...)
 }
 
-// resolvesNames: names of services and pods, from pods on both nodes.
+// resolvesNames: names of services and pods, from pods on both nodes; and each node has a
+// name server, so that the end of one is not the end of names.
 func resolvesNames(ctx context.Context, t *testing.T, c *charted) {
+	client, err := c.server.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = sealed.Wait(ctx, "a name server on each node", stepLimit, func(ctx context.Context) error {
+		pods, err := client.CoreV1().Pods("kube-system").List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+		if err != nil {
+			return err
+		}
+		var nodes []string
+		for _, p := range pods.Items {
+			if p.Status.Phase == corev1.PodRunning {
+				nodes = append(nodes, p.Spec.NodeName)
+			}
+		}
+		slices.Sort(nodes)
+		if !slices.Equal(nodes, []string{serverName, agentName}) {
+			return fmt.Errorf("name servers are on %q", nodes)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
 	c.tell(t, "names, asked from a pod on each node:", c.resolves(ctx, t, false))
 }
 
@@ -192,7 +217,7 @@ func (c *charted) tryResolve(ctx context.Context, atHome bool) (string, error) {
 			return "", err
 		}
 		for name, address := range map[string]string{
-			side: service.Spec.ClusterIP, side + "." + netSpace + ".svc.cluster.local": service.Spec.ClusterIP,
+			side + "." + netSpace: service.Spec.ClusterIP, side + "." + netSpace + ".svc.cluster.local": service.Spec.ClusterIP,
 			side + "-headless." + netSpace: pod.Status.PodIP,
 		} {
 			names = append(names, name)
