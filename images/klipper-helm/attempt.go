@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -69,7 +70,7 @@ func failedUpgrades(history []*release.Release, attempt string) int {
 	n := 0
 	for _, r := range slices.Backward(history) {
 		switch said := r.Info.Description; {
-		case strings.HasPrefix(said, rollback), strings.HasPrefix(said, interrupted):
+		case strings.HasPrefix(said, rollback), cutShort(r):
 		case strings.HasPrefix(said, upgradeFailed) && r.Labels[attemptLabel] == attempt:
 			n++
 		default:
@@ -77,6 +78,16 @@ func failedUpgrades(history []*release.Release, attempt string) int {
 		}
 	}
 	return n
+}
+
+// cutShort tells whether an upgrade, or a rollback, ended because its process did.
+func cutShort(r *release.Release) bool {
+	was := strings.TrimPrefix(r.Info.Description, interrupted)
+	if r.Info.Status != release.StatusFailed {
+		was = r.Info.Status.String()
+	}
+	return was == string(release.StatusPendingUpgrade) || was == string(release.StatusPendingRollback) ||
+		strings.HasPrefix(was, upgradeFailed) && strings.HasSuffix(was, context.Canceled.Error())
 }
 
 // newest is nil where there is no revision.

@@ -43,3 +43,13 @@ func (w *worker) next(failures int) string {
 	}
 	return "spec.failurePolicy is " + string(w.job.policy)
 }
+
+// again tells whether an upgrade that came to nothing is tried once more while an earlier
+// revision runs. That one is not taken down, nor anybody called, because a node lost its
+// power or a HelmChart was changed in the middle.
+func (w *worker) again(history []*release.Release, failures int) bool {
+	if deployed(history) == nil {
+		return false
+	}
+	return cutShort(newest(history)) || w.job.policy == reinstall && failures < mostFailures
+}
