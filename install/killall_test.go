@@ -179,7 +179,9 @@ func TestKillallOfNothing(t *testing.T) {
 // Interfaces and rules go by name; what another Kubernetes or an operator has, stays.
 func TestKillallNetwork(t *testing.T) {
 	const setup = `
-mkdir -p /sys /run; mount -t sysfs sysfs /sys
+mkdir -p /sys /run/flannel; mount -t sysfs sysfs /sys
+printf 'FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.3.1/24\nFLANNEL_MTU=1450\n' >/run/flannel/subnet.env
+ip link set lo up; ip route add blackhole 10.42.3.0/24; ip route add blackhole 10.42.0.0/16; ip route add blackhole 10.50.0.0/24
 ip link add cni0 type bridge; ip link add flannel.1 type bridge; ip link add cali0123456789a type bridge; ip link add calm type bridge; ip link add br0 type bridge
 iptables -t nat -N KUBE-SERVICES; iptables -t nat -N CNI-HOSTPORT-DNAT; iptables -t nat -N OPERATOR
 iptables -t nat -A KUBE-SERVICES -m comment --comment "jump -j OPERATOR" -j RETURN
@@ -188,15 +190,15 @@ iptables -t nat -A PREROUTING -p tcp --dport 80 -m comment --comment "KUBE-SERVI
 iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
 iptables -N KUBE-FORWARD; iptables -A FORWARD -j KUBE-FORWARD; iptables -A INPUT -p tcp --dport 22 -j ACCEPT
 `
-	const see = "\nls /sys/class/net; iptables-save | grep -v '^[#:]'; iptables-save | grep '^:[A-Z]*-' || :\n"
+	const see = "\nls /sys/class/net; ip route; iptables-save | grep -v '^[#:]'; iptables-save | grep '^:[A-Z]*-' || :\n"
 	for _, c := range []struct {
 		name, before, bridge string
 		gone, kept           []string
 	}{
 		{
 			name: "ours alone",
-			gone: []string{"cni0", "flannel.1", "cali0123456789a", "-j KUBE-", "-j CNI-", ":KUBE", ":CNI"},
-			kept: []string{"calm", "br0", "--dport 80", "--dport 22", "-j OPERATOR"},
+			gone: []string{"cni0", "flannel.1", "cali0123456789a", "-j KUBE-", "-j CNI-", ":KUBE", ":CNI", "10.42.3.0/24"},
+			kept: []string{"calm", "br0", "blackhole 10.42.0.0/16", "blackhole 10.50.0.0/24", "--dport 80", "--dport 22", "-j OPERATOR"},
 		},
 		{
 			name:   "containers of another hang on the bridge",
@@ -207,7 +209,7 @@ iptables -N KUBE-FORWARD; iptables -A FORWARD -j KUBE-FORWARD; iptables -A INPUT
 		{
 			name:   "another Kubernetes",
 			before: "/opt/other/kubelet &\nsleep 1\n",
-			kept:   []string{"cni0", "flannel.1", "-j KUBE-SERVICES", "-j CNI-HOSTPORT-DNAT", "-j KUBE-FORWARD"},
+			kept:   []string{"cni0", "flannel.1", "-j KUBE-SERVICES", "-j CNI-HOSTPORT-DNAT", "-j KUBE-FORWARD", "blackhole 10.42.3.0/24"},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

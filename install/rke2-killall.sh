@@ -1,6 +1,6 @@
 #!/bin/sh
 # Ends all of rke2 on this host: the service, every pod, and what they left in the kernel
-# (mounts, network namespaces, control groups, interfaces, netfilter rules). Files stay: rke2 starts again
+# (mounts, network namespaces, control groups, interfaces, routes, netfilter rules). Files stay: rke2 starts again
 # where it was.
 #
 # Only what is rke2's is touched: processes whose program is in its data folder or that
@@ -280,6 +280,24 @@ remove_interfaces() {
   done
 }
 
+# remove_routes takes the routes out that send this node's pods nowhere, which canal makes
+# and another network could not be under: of exactly the subnet that was this node's.
+remove_routes() {
+  lease=/run/flannel/subnet.env
+  if [ ! -r $lease ] || ! have ip; then return; fi
+  while IFS='=' read -r name subnet; do
+    case $name in
+      FLANNEL_SUBNET) family=-4 ;;
+      FLANNEL_IPV6_SUBNET) family=-6 ;;
+      *) continue ;;
+    esac
+    ip "$family" route show type blackhole match "${subnet%/*}" 2>/dev/null | while read -r _ route _; do
+      [ "${route##*/}" = "${subnet##*/}" ] || continue
+      ip "$family" route delete blackhole "$route" 2>/dev/null && say "removed the route of $route to nowhere"
+    done || :
+  done <$lease
+}
+
 # remove_rules takes the chains of Kubernetes and its networks out, and the rules that
 # jump to them; every other rule stays where it is, with its counters.
 remove_rules() {
@@ -352,6 +370,7 @@ main() {
   else
     remove_cgroups
     remove_interfaces
+    remove_routes
     remove_rules
   fi
   if [ -n "$failed" ]; then

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -106,11 +107,21 @@ func (e *Executor) keepNetworks(ctx context.Context, dir string, off map[string]
 			changes = watcher.Events
 		}
 	}
+	found := false
 	for {
 		if err := removeNetworks(dir, off, func(file, chart string) {
+			found = true
 			e.log.Info("removed the network of a chart that is not deployed", "file", file, "chart", chart)
 		}); err != nil {
 			e.log.Warn("a network of a chart that is not deployed may be in use", "error", err)
+		}
+		// Of a chart that was deployed here; an operator's own network may want such routes.
+		if found {
+			if err := dropBlackholes(flannelLease, func(subnet *net.IPNet) {
+				e.log.Info("removed the route to nowhere of a chart that is not deployed", "subnet", subnet.String())
+			}); err != nil {
+				e.log.Warn("a route of a chart that is not deployed may keep pods from being reached", "error", err)
+			}
 		}
 		select {
 		case <-ctx.Done():
