@@ -56,7 +56,7 @@ func (a *Archive) Artifacts() []Artifact { return a.artifacts }
 func parseArtifact(d v1.Descriptor) (Artifact, error) {
 	out := Artifact{
 		Kind: d.Annotations[AnnotationKind], Ref: d.Annotations[AnnotationRefName],
-		Sets: splitSets(d.Annotations[AnnotationSets]), Desc: bare(d),
+		Sets: SetsOf(d), Desc: bare(d),
 	}
 	tag, err := ParseTag(out.Ref)
 	switch {

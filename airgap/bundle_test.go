@@ -261,6 +261,10 @@ func TestAppended(t *testing.T) {
 
 func TestSelection(t *testing.T) {
 	f := simple(t, 100)
+	for i, one := range []struct{ ref, sets string }{{"docker.io/rancher/echo:v1", TestSet}, {"docker.io/rancher/shared:v1", "other," + TestSet}, {"docker.io/rancher/single:v1", ""}} {
+		f.sign(one.ref, f.add(image(t, int64(i+10), 100, 1, amd64), one.ref, one.sets), nil)
+	}
+	released := []string{"docker.io/rancher/extra:v1", "docker.io/rancher/hardened-etcd:v3.6.8-rke2r1", "docker.io/rancher/rke2-runtime:v1.35.4-rke2r1", "docker.io/rancher/shared:v1", "docker.io/rancher/single:v1"}
 	for _, c := range []struct {
 		what string
 		sel  Selection
@@ -268,9 +272,13 @@ func TestSelection(t *testing.T) {
 		err  string
 	}{
 		{"one set", core(), []string{"docker.io/rancher/hardened-etcd:v3.6.8-rke2r1", "docker.io/rancher/rke2-runtime:v1.35.4-rke2r1"}, ""},
-		{"another set", Selection{Sets: []string{"other"}, Platform: amd64}, []string{"docker.io/rancher/extra:v1", "docker.io/rancher/hardened-etcd:v3.6.8-rke2r1"}, ""},
+		{"another set", Selection{Sets: []string{"other"}, Platform: amd64}, []string{"docker.io/rancher/extra:v1", "docker.io/rancher/hardened-etcd:v3.6.8-rke2r1", "docker.io/rancher/shared:v1"}, ""},
+		{"all sets", Selection{Sets: []string{AllSets}, Platform: amd64}, released, ""},
+		{"what tests need", Selection{Sets: []string{TestSet}, Platform: amd64}, []string{"docker.io/rancher/echo:v1", "docker.io/rancher/shared:v1"}, ""},
+		{"all sets, and what tests need", Selection{Sets: []string{AllSets, TestSet}, Platform: amd64}, slices.Insert(slices.Clone(released), 0, "docker.io/rancher/echo:v1"), ""},
+		{"whatever is there", Selection{Platform: amd64}, slices.Insert(slices.Clone(released), 0, "docker.io/rancher/echo:v1"), ""},
 		{"another platform", Selection{Sets: []string{"core"}, Platform: v1.Platform{OS: "linux", Architecture: "arm64"}}, []string{"docker.io/rancher/rke2-runtime:v1.35.4-rke2r1-arm64"}, ""},
-		{"a set that is not there", Selection{Sets: []string{"nope"}, Platform: amd64}, nil, `no image of set nope for linux/amd64: the layout has the sets ["core" "other"]`},
+		{"a set that is not there", Selection{Sets: []string{"nope"}, Platform: amd64}, nil, `no image of set nope for linux/amd64: the layout has the sets ["core" "other" "test"]`},
 		{"a platform that is not there", Selection{Sets: []string{"core"}, Platform: v1.Platform{OS: "linux", Architecture: "s390x"}}, nil, "linux/s390x"},
 	} {
 		t.Run(c.what, func(t *testing.T) {

@@ -82,16 +82,10 @@ func SetOrders(layout string, sets []string, p v1.Platform, allowUnsigned bool) 
 			return nil, fmt.Errorf("set %q: a set's name is one word", set)
 		}
 		sel := Selection{Sets: []string{set}, Platform: p, AllowUnsigned: allowUnsigned}
-		if set == AllSets {
-			sel.Sets = nil
-		}
 		out = append(out, Order{Name: BundleName(set, p), Source: Layout(layout), Selection: sel})
 	}
 	return out, nil
 }
-
-// AllSets stands for every image, of whatever set or none.
-const AllSets = "all"
 
 // Create makes the bundles, the list of references beside each, and puts their sums into
 // the folder's list of sums. Files appear whole or not at all, and are hashed while they

@@ -93,7 +93,7 @@ func (f *foreign) add(d v1.Descriptor) error {
 		f.pending = append(f.pending, attachment{kind, v1.Hash{Algorithm: "sha256", Hex: m[1]}, bare(d)})
 		return nil
 	}
-	img := Image{Desc: bare(d), Platform: d.Platform, Sets: splitSets(d.Annotations[AnnotationSets])}
+	img := Image{Desc: bare(d), Platform: d.Platform, Sets: SetsOf(d)}
 	// A bare word in ref.name is a tag without a repository: no name to find it by.
 	if d.Annotations[AnnotationImageName] != "" || strings.ContainsAny(named, "/:@") {
 		tag, dig, err := parseName(named)

@@ -25,7 +25,7 @@ const (
 	AnnotationRefName = "org.opencontainers.image.ref.name"
 	// AnnotationKind tells images from what is attached to them, in cosign's terms.
 	AnnotationKind = "kind"
-	// AnnotationSets lists the sets that an image belongs to, comma separated.
+	// AnnotationSets lists the sets that an image belongs to, comma separated; see [InSets].
 	AnnotationSets = "io.rancher.rke2.sets"
 	// AnnotationSigns is the digest of the manifest, or image index, that a signature
 	// manifest is about.

@@ -151,7 +151,7 @@ func (p *indexParser) image(d v1.Descriptor) error {
 
 // bundleImage reads the descriptor of an image in a bundle's index, and its one name.
 func bundleImage(d v1.Descriptor) (Image, string, error) {
-	img := Image{Desc: bare(d), Platform: d.Platform, Sets: splitSets(d.Annotations[AnnotationSets])}
+	img := Image{Desc: bare(d), Platform: d.Platform, Sets: SetsOf(d)}
 	if s := d.Annotations[AnnotationIndex]; s != "" {
 		h, err := v1.NewHash(s)
 		if err != nil || h == d.Digest {
@@ -202,18 +202,6 @@ func (p *indexParser) artifact(d v1.Descriptor) error {
 // bare is the descriptor without what index.json says about it beside its bytes.
 func bare(d v1.Descriptor) v1.Descriptor {
 	return v1.Descriptor{MediaType: d.MediaType, Size: d.Size, Digest: d.Digest, Platform: d.Platform}
-}
-
-func splitSets(s string) []string {
-	if s == "" {
-		return nil
-	}
-	sets := strings.Split(s, ",")
-	for i := range sets {
-		sets[i] = strings.TrimSpace(sets[i])
-	}
-	slices.Sort(sets)
-	return slices.Compact(sets)
 }
 
 // resolve makes images, attachments and the table of blobs of what a whole scan found.

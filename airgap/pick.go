@@ -75,11 +75,11 @@ func (p *planner) pick(idx *v1.IndexManifest) error {
 
 // wants tells whether a descriptor is of a wanted set.
 func (p *planner) wants(d v1.Descriptor) bool {
-	sets := splitSets(d.Annotations[AnnotationSets])
+	sets := SetsOf(d)
 	for _, s := range sets {
 		p.sets[s] = true
 	}
-	return len(p.sel.Sets) == 0 || slices.ContainsFunc(sets, func(s string) bool { return slices.Contains(p.sel.Sets, s) })
+	return len(p.sel.Sets) == 0 || InSets(p.sel.Sets, sets)
 }
 
 // merge takes what another descriptor says of the same name.
@@ -101,7 +101,7 @@ func (p *planner) image(d v1.Descriptor) (*chosen, error) {
 	if err != nil {
 		return nil, fmt.Errorf("manifest %s in the layout's index: %w", d.Digest, err)
 	}
-	c := &chosen{desc: d, sets: splitSets(d.Annotations[AnnotationSets])}
+	c := &chosen{desc: d, sets: SetsOf(d)}
 	if tag != nil {
 		c.ref = tag.String()
 	} else {

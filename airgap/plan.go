@@ -13,7 +13,7 @@ import (
 
 // Selection says which images of a source go into a bundle.
 type Selection struct {
-	// Sets to take; an image in any of them is taken. None: every image.
+	// Sets to take; an image in any of them is taken, as [InSets] has it. None: every image.
 	Sets []string
 	// Platform to take.
 	Platform v1.Platform
@@ -136,7 +136,11 @@ func (p *planner) plan() (*Plan, error) {
 		return d.Annotations[AnnotationSigns] + d.Annotations[AnnotationKind] + d.Digest.Hex
 	})
 	idx := v1.IndexManifest{SchemaVersion: 2, MediaType: "application/vnd.oci.image.index.v1+json", Manifests: slices.Concat(images, artifacts, p.attached)}
-	index, err := sealIndex(idx, p.sel.Sets)
+	named := p.sel.Sets
+	if slices.Contains(named, AllSets) {
+		named = nil
+	}
+	index, err := sealIndex(idx, named)
 	if err != nil {
 		return nil, err
 	}

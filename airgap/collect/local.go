@@ -30,18 +30,21 @@ func (g *gatherer) layouts(context.Context) error {
 		if err != nil {
 			return err
 		}
-		taken, have := 0, map[string]bool{}
+		wanted, taken, have := l.Sets, 0, map[string]bool{}
+		if len(wanted) == 0 {
+			wanted = []string{airgap.AllSets}
+		}
 		for _, d := range idx.Manifests {
 			kind := d.Annotations[airgap.AnnotationKind]
 			if kind == airgap.KindSignatures || kind == airgap.KindAttestations || kind == airgap.KindReferrer {
 				g.add("", d) // those of images that are not taken are left out when the bundle is planned
 				continue
 			}
-			sets := splitSets(d.Annotations[airgap.AnnotationSets])
+			sets := airgap.SetsOf(d)
 			for _, s := range sets {
 				have[s] = true
 			}
-			if !inSets(l.Sets, sets) {
+			if !airgap.InSets(wanted, sets) {
 				continue
 			}
 			if d, err = layoutEntry(l.Path, d); err != nil {
@@ -60,7 +63,7 @@ func (g *gatherer) layouts(context.Context) error {
 			}
 		}
 		if taken == 0 {
-			return fmt.Errorf("layout %s has no image of set %s: it has the sets %q", l.Path, strings.Join(l.Sets, ", "), slices.Sorted(keys(have)))
+			return fmt.Errorf("layout %s has no image of set %s: it has the sets %q", l.Path, strings.Join(wanted, ", "), slices.Sorted(keys(have)))
 		}
 		g.pool.local = append(g.pool.local, airgap.Layout(l.Path))
 	}
@@ -88,16 +91,6 @@ func layoutEntry(dir string, d v1.Descriptor) (v1.Descriptor, error) {
 	ref := w.names()[0]
 	d.Annotations = map[string]string{airgap.AnnotationKind: airgap.KindImage, airgap.AnnotationImageName: ref, airgap.AnnotationRefName: ref}
 	return d, nil
-}
-
-// inSets tells whether an image of these sets is wanted.
-func inSets(wanted, of []string) bool {
-	return len(wanted) == 0 || slices.Contains(wanted, airgap.AllSets) ||
-		slices.ContainsFunc(of, func(s string) bool { return slices.Contains(wanted, s) })
-}
-
-func splitSets(s string) []string {
-	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 func keys(m map[string]bool) func(func(string) bool) {

@@ -51,7 +51,8 @@ type Bundle struct {
 type Layout struct {
 	// Path of the folder.
 	Path string `yaml:"path" json:"path"`
-	// Sets of its images to take, such as core and canal; none, or all, takes every image.
+	// Sets of its images to take, such as core and canal; none, or all, takes every image
+	// that is not for tests alone (the set test).
 	Sets []string `yaml:"sets" json:"sets,omitempty"`
 	// AllowUnsigned takes images that have no signature.
 	AllowUnsigned bool `yaml:"allowUnsigned" json:"allowUnsigned,omitempty"`

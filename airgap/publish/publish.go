@@ -22,7 +22,7 @@ import (
 type Options struct {
 	Layout        string   // folder of the OCI image layout; or else
 	Source        Source   // what has the images
-	Images        []string // by name or reference; none: all
+	Images        []string // by name or reference; none: all, of a layout those that are not for tests alone
 	To            Destination
 	Client        *registry.Client
 	Jobs          int  // how many blobs are sent at a time; 0: 4

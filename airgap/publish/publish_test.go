@@ -261,6 +261,32 @@ func manifests(t *testing.T, dir, ref string) []string {
 	return out
 }
 
+// What tests alone need is left in the layout unless it is named.
+func TestLeavesTestImages(t *testing.T) {
+	s := distribution.Start(t, distribution.Options{})
+	dir := filepath.Join(t.TempDir(), "oci")
+	image := func(name, sets string) distribution.Image {
+		return distribution.Image{Ref: "docker.io/rancher/" + name + ":v1", Sets: sets, Platforms: []string{"amd64"}, Layers: [][]byte{[]byte(name)}}
+	}
+	distribution.WriteLayout(t, dir, image("core", "core"), image("echo", airgap.TestSet), image("single", ""))
+	for _, c := range []struct{ named, want []string }{
+		{nil, []string{"docker.io/rancher/core:v1", "docker.io/rancher/single:v1"}},
+		{[]string{"echo"}, []string{"docker.io/rancher/echo:v1"}},
+	} {
+		res, err := Publish(t.Context(), Options{Layout: dir, To: to(t, s.Addr), Client: client(t, s), Images: c.named})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, i := range res.Images {
+			got = append(got, i.Source)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("named %q: pushed %q, want %q", c.named, got, c.want)
+		}
+	}
+}
+
 // Another's signature on the same digest stays when ours is pushed, and ours is added
 // once.
 func TestSignaturesUnite(t *testing.T) {

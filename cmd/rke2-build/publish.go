@@ -23,8 +23,9 @@ func newPublish(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "publish REGISTRY[/PREFIX] [IMAGE…]",
 		Short: "Push images, signatures and attestations to a registry",
-		Long: `Pushes images of the OCI layout (none named: all) with their signatures and
-attestations, which go under cosign's tags (sha256-<digest>.sig and .att).
+		Long: `Pushes images of the OCI layout (none named: all but those that tests alone need) with
+their signatures and attestations, which go under cosign's tags (sha256-<digest>.sig
+and .att).
 
 An image keeps its path below PREFIX: with PREFIX mirror, docker.io/rancher/NAME:TAG
 becomes REGISTRY/mirror/rancher/NAME:TAG. Manifests and layers are pushed as they are,

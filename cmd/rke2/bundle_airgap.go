@@ -89,7 +89,7 @@ there already is left alone.`,
 		Example: `  # the core set, from dist/oci into dist
   rke2 bundle airgap
 
-  # two sets, one bundle each; every image of the layout in one
+  # two sets, one bundle each; every image of the release in one
   rke2 bundle airgap --layout dist/oci --set core --set canal --output-dir /media/usb
   rke2 bundle airgap --layout dist/oci --set all
 
@@ -128,7 +128,7 @@ func (fl *airgapFlags) register(cmd *cobra.Command) {
 	f.StringVar(&fl.manifest, "manifest", "", "`file` that declares the bundle (rke2-bundle.yaml); flags add to it")
 	f.BoolVar(&fl.schema, "schema", false, "print the JSON Schema of --manifest, for editors, and make nothing")
 	f.StringVar(&fl.layout, "layout", defaultLayout, "`folder` of an OCI layout with signed images")
-	f.StringSliceVar(&fl.sets, "set", nil, "`set` of the layout's images (repeatable), or all; core if nothing else is named")
+	f.StringSliceVar(&fl.sets, "set", nil, "`set` of the layout's images (repeatable), or all, which leaves out what tests alone need; core if nothing else is named")
 	f.BoolVar(&fl.allowUnsigned, "allow-unsigned", false, "take images of the layout that have no signature, which nodes refuse by default")
 	f.StringArrayVar(&fl.images, "image", nil, "`reference` of an image in a registry, by tag or digest (repeatable)")
 	f.StringArrayVar(&fl.imageLists, "image-list", nil, "`file` of such references, one a line (repeatable)")

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rancher/rke2/airgap"
+	"github.com/rancher/rke2/images"
 	"github.com/rancher/rke2/tests/distribution"
 )
 
@@ -33,6 +35,13 @@ func process(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	out := &bytes.Buffer{}
 	cmd.Stdout, cmd.Stderr = out, out
 	return cmd, out
+}
+
+// TestTestSet: declarations and layouts call what tests alone need the same.
+func TestTestSet(t *testing.T) {
+	if airgap.TestSet != images.TestSet {
+		t.Errorf("%q in layouts, %q in declarations", airgap.TestSet, images.TestSet)
+	}
 }
 
 // seeded is a distribution registry with images, behind a tap, and what to say to reach it.

@@ -28,6 +28,7 @@ type Image struct {
 	Tars      [][]byte // layers too: compressed, with gzip and zstd in turn
 	Platforms []string // architectures; one: a manifest, more: an index
 	Flat      bool     // one platform, and no index
+	Sets      string   // that it is in, joined by commas
 }
 
 // Random gives size bytes that can't be compressed, the same for the same seed.
@@ -117,6 +118,9 @@ func WriteLayout(t testing.TB, dir string, images ...Image) (publicKey string) {
 			}
 		}
 		root.Annotations = map[string]string{layout.Kind: layout.KindImage, layout.RefName: img.Ref, layout.ImageName: img.Ref}
+		if img.Sets != "" {
+			root.Annotations[layout.Sets] = img.Sets
+		}
 		entries = append(entries, root)
 	}
 	must(l.Commit(append(entries, said...)))
