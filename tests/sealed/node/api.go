@@ -65,6 +65,17 @@ func (n *Node) WaitReady(ctx context.Context, limit time.Duration) error {
 	return n.ReadySince(ctx, n.Started(), limit)
 }
 
+// WaitCharts waits until the node has said that all charts are up that it deploys.
+func (n *Node) WaitCharts(ctx context.Context, limit time.Duration) error {
+	return n.until(ctx, "charts of node "+n.name, limit, func(context.Context) error {
+		log, err := n.Log()
+		if err == nil && !strings.Contains(log, `msg="charts are up"`) {
+			err = errors.New("the log does not say that they are up")
+		}
+		return err
+	})
+}
+
 // ReadySince waits until the kubelet has said that it is ready in the second of
 // since or later: see [NextSecond].
 func (n *Node) ReadySince(ctx context.Context, since time.Time, limit time.Duration) error {

@@ -31,8 +31,8 @@ func TestDemo(t *testing.T) {
 		out, errs   []string
 	}{
 		{
-			name: "a session", typed: "kubectl get nodes --no-headers\nhostname\nexit\n",
-			out: []string{"Ready", "demo\n"}, errs: []string{"Leave with exit", "node Ready", "stopping rke2"},
+			name: "a session", typed: "kubectl get nodes --no-headers\nkubectl get pods -A --no-headers\nhostname\nexit\n",
+			out: []string{"Ready", "rke2-ingress-nginx-controller", "demo\n"}, errs: []string{"Leave with exit", "node Ready", "all charts' pods Ready", "stopping rke2"},
 		},
 		{name: "interrupted while it boots", interrupt: true, errs: []string{"interrupted"}},
 	} {

@@ -60,20 +60,13 @@ func demo(ctx context.Context, state string) (err error) {
 	if err != nil {
 		return err
 	}
-	plugins, err := os.MkdirTemp("", "rke2-demo-cni-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(plugins)) }()
 	p := newProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
-	if err := p.step("CNI plugins", func() error { return products.Plugins(ctx, plugins) }); err != nil {
-		return err
-	}
 	var n *node.Node
 	err = p.step("a host with no way out", func() error {
 		// Not ctx: on an interrupt the node is to be stopped in order first.
 		n, err = node.New(context.WithoutCancel(ctx), node.Options{
-			Name: "demo", State: state, Binary: products.Binary, Bundles: []string{products.Bundle}, Plugins: plugins,
+			Name: "demo", State: state, Binary: products.Binary, Charts: true,
+			Bundles: []string{products.Bundle, products.Set("canal"), products.Set("ingress-nginx")},
 		})
 		return err
 	})
@@ -105,6 +98,7 @@ func boot(ctx context.Context, p *progress, n *node.Node) error {
 		{"rke2 server: verify, stage, import; API server up", n.WaitAPI},
 		{"node Ready", n.WaitReady},
 		{"control plane Running", n.WaitControlPlane},
+		{"network, DNS, ingress, metrics: all charts' pods Ready", n.WaitCharts},
 	} {
 		if err := p.step(step.what, func() error { return step.wait(ctx, bootLimit) }); err != nil {
 			return err
@@ -118,6 +112,7 @@ func welcome(n *node.Node) {
 This is a shell on the node %q. Its only network is itself. Try:
 
   kubectl get nodes,pods -A
+  kubectl top pods -A
   rke2 --version
   crictl images
   ls %s
