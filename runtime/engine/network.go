@@ -48,6 +48,7 @@ func (e *Executor) followCluster(ctx context.Context, agent cmds.Agent) {
 	if dir == "" {
 		dir = cniFolder
 	}
+	e.forgetNetworks(dir, flannelLease)
 	if e.config.Role == config.Server {
 		off := map[string]bool{}
 		for _, name := range e.content.Charts().Removed {
@@ -69,6 +70,22 @@ func (e *Executor) followCluster(ctx context.Context, agent cmds.Agent) {
 		}
 		e.keepNetworks(ctx, dir, settings.Disables)
 	})
+}
+
+// forgetNetworks removes the networks that charts wrote before this machine was booted:
+// flannel, which both of ours are made of, has no lease yet. With them, the kubelet would
+// call the node Ready and start pods that their network can't take, one failure after the
+// other; the chart's pod writes its file again when its network works.
+func (e *Executor) forgetNetworks(dir, lease string) {
+	if _, err := os.Stat(lease); !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	written := func(string) bool { return true }
+	if err := removeNetworks(dir, written, func(file, chart string) {
+		e.log.Info("pods wait until their network is up again", "removed", file, "chart", chart)
+	}); err != nil {
+		e.log.Warn("pods may be started before their network is up", "error", err)
+	}
 }
 
 // askCluster asks until it is told.
@@ -109,7 +126,7 @@ func (e *Executor) keepNetworks(ctx context.Context, dir string, off map[string]
 	}
 	found := false
 	for {
-		if err := removeNetworks(dir, off, func(file, chart string) {
+		if err := removeNetworks(dir, func(chart string) bool { return off[chart] }, func(file, chart string) {
 			found = true
 			e.log.Info("removed the network of a chart that is not deployed", "file", file, "chart", chart)
 		}); err != nil {
@@ -132,9 +149,9 @@ func (e *Executor) keepNetworks(ctx context.Context, dir string, off map[string]
 	}
 }
 
-// removeNetworks removes the files in which a chart wrote its own name. Others are the
-// operator's.
-func removeNetworks(dir string, off map[string]bool, removed func(file, chart string)) error {
+// removeNetworks removes files in which a chart wrote its own name, of charts that are off.
+// Files without are the operator's.
+func removeNetworks(dir string, off func(chart string) bool, removed func(file, chart string)) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -146,7 +163,7 @@ func removeNetworks(dir string, off map[string]bool, removed func(file, chart st
 	for _, entry := range entries {
 		file := filepath.Join(dir, entry.Name())
 		chart, err := writtenBy(file)
-		if err == nil && chart != "" && off[chart] {
+		if err == nil && chart != "" && off(chart) {
 			if err = os.Remove(file); err == nil {
 				removed(file, chart)
 			}

@@ -40,7 +40,8 @@ func TestRemoveNetworks(t *testing.T) {
 	}
 	var gone []string
 	told := func(file, chart string) { gone = append(gone, filepath.Base(file)+" of "+chart) }
-	if err := removeNetworks(dir, map[string]bool{"rke2-canal": true, "": true}, told); err != nil {
+	off := func(chart string) bool { return chart == "rke2-canal" || chart == "" }
+	if err := removeNetworks(dir, off, told); err != nil {
 		t.Fatal(err)
 	}
 	if want := []string{"10-canal.conflist of rke2-canal"}; slices.Equal(gone, want) == false {
@@ -50,8 +51,32 @@ func TestRemoveNetworks(t *testing.T) {
 	if err != nil || len(entries) != 5 {
 		t.Errorf("%d files are left: %v", len(entries), err)
 	}
-	if err := removeNetworks(filepath.Join(dir, "none"), nil, told); err != nil {
+	if err := removeNetworks(filepath.Join(dir, "none"), off, told); err != nil {
 		t.Errorf("no folder: %v", err)
+	}
+}
+
+// TestForgetNetworks: after a boot of the machine, and only then, pods wait for their network.
+func TestForgetNetworks(t *testing.T) {
+	dir := t.TempDir()
+	chart, mine, lease := filepath.Join(dir, "10-canal.conflist"), filepath.Join(dir, "05-mine.conflist"), filepath.Join(dir, "subnet.env")
+	write(t, chart, `{"rke2Chart": "rke2-canal"}`)
+	write(t, mine, `{"name": "mine"}`)
+	write(t, lease, "FLANNEL_SUBNET=10.42.0.1/24\n")
+	e := &Executor{log: slog.New(slog.DiscardHandler)}
+	e.forgetNetworks(dir, lease)
+	if _, err := os.Stat(chart); err != nil {
+		t.Errorf("while the network is up: %v", err)
+	}
+	if err := os.Remove(lease); err != nil {
+		t.Fatal(err)
+	}
+	e.forgetNetworks(dir, lease)
+	if _, err := os.Stat(chart); !os.IsNotExist(err) {
+		t.Errorf("after a boot: %v", err)
+	}
+	if _, err := os.Stat(mine); err != nil {
+		t.Errorf("the operator's own: %v", err)
 	}
 }
 
