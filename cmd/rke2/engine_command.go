@@ -49,7 +49,7 @@ func (c engineCommand) command() *cobra.Command {
 	for i, f := range flags {
 		_, flags[i].Usage = section(f.Usage)
 		if f.Name == "output" && !strings.Contains(f.Usage, ":") {
-			flags[i].Usage = "Format of the output"
+			flags[i].Usage = "Format of the output: text, json or yaml"
 		}
 	}
 	declare(cmd, flags)

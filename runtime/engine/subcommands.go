@@ -51,7 +51,7 @@ func subcommand(path string) (*cli.Command, error) {
 		cmds.NewCertCommands(cert.Check, cert.Rotate, cert.RotateCA),
 		cmds.NewSecretsEncryptCommands(secretsencrypt.Status, secretsencrypt.Enable, secretsencrypt.Disable,
 			secretsencrypt.Prepare, secretsencrypt.Rotate, secretsencrypt.Reencrypt, secretsencrypt.RotateKeys),
-		cmds.NewTokenCommands(token.Create, token.Delete, token.Generate, token.List, token.Rotate),
+		cmds.NewTokenCommands(token.Create, token.Delete, token.Generate, listTokens, token.Rotate),
 	} {
 		for _, c := range g.Subcommands {
 			if g.Name == group && c.Name == name {
