@@ -27,7 +27,7 @@ token lets agents join only, and ends after a time.`,
 		},
 		engineCommand{
 			path: "token list", short: "List the bootstrap tokens",
-			long:    `Shown are ids, not secrets, and until when each is good. As JSON or YAML it is a list of
+			long: `Shown are ids, not secrets, and until when each is good. As JSON or YAML it is a list of
 objects with id, description, created, expires (absent: never), usages and groups.`,
 			example: "  rke2 token list\n  rke2 token list -o json",
 		},
