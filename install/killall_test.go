@@ -181,7 +181,7 @@ func TestKillallNetwork(t *testing.T) {
 	const setup = `
 mkdir -p /sys /run/flannel; mount -t sysfs sysfs /sys
 printf 'FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.3.1/24\nFLANNEL_MTU=1450\n' >/run/flannel/subnet.env
-ip link set lo up; ip route add blackhole 10.42.3.0/24; ip route add blackhole 10.42.0.0/16; ip route add blackhole 10.50.0.0/24
+ip link set lo up; ip route add unreachable 10.43.0.0/17 metric 4294967294 proto 82; ip route add unreachable 10.60.0.0/16; ip route add blackhole 10.42.3.0/24; ip route add blackhole 10.42.0.0/16; ip route add blackhole 10.50.0.0/24
 ip link add cni0 type bridge; ip link add flannel.1 type bridge; ip link add cali0123456789a type bridge; ip link add calm type bridge; ip link add br0 type bridge
 iptables -t nat -N KUBE-SERVICES; iptables -t nat -N CNI-HOSTPORT-DNAT; iptables -t nat -N OPERATOR
 iptables -t nat -A KUBE-SERVICES -m comment --comment "jump -j OPERATOR" -j RETURN
@@ -197,8 +197,8 @@ iptables -N KUBE-FORWARD; iptables -A FORWARD -j KUBE-FORWARD; iptables -A INPUT
 	}{
 		{
 			name: "ours alone",
-			gone: []string{"cni0", "flannel.1", "cali0123456789a", "-j KUBE-", "-j CNI-", ":KUBE", ":CNI", "10.42.3.0/24"},
-			kept: []string{"calm", "br0", "blackhole 10.42.0.0/16", "blackhole 10.50.0.0/24", "--dport 80", "--dport 22", "-j OPERATOR"},
+			gone: []string{"cni0", "flannel.1", "cali0123456789a", "-j KUBE-", "-j CNI-", ":KUBE", ":CNI", "10.42.3.0/24", "10.43.0.0/17"},
+			kept: []string{"calm", "br0", "blackhole 10.42.0.0/16", "blackhole 10.50.0.0/24", "unreachable 10.60.0.0/16", "--dport 80", "--dport 22", "-j OPERATOR"},
 		},
 		{
 			name:   "containers of another hang on the bridge",

@@ -280,9 +280,15 @@ remove_interfaces() {
   done
 }
 
-# remove_routes takes the routes out that send this node's pods nowhere, which canal makes
-# and another network could not be under: of exactly the subnet that was this node's.
+# remove_routes takes the routes out by which packets to pods end here (the node marks its
+# own), and those that send this node's pods nowhere, which canal makes and another network
+# could not be under: of exactly the subnet that was this node's.
 remove_routes() {
+  if have ip; then
+    for family in -4 -6; do
+      [ -z "$(ip "$family" route show proto 82 2>/dev/null)" ] || ip "$family" route flush proto 82 2>/dev/null || :
+    done
+  fi
   lease=/run/flannel/subnet.env
   if [ ! -r $lease ] || ! have ip; then return; fi
   while IFS='=' read -r name subnet; do

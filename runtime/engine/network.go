@@ -54,6 +54,7 @@ func (e *Executor) followCluster(ctx context.Context, agent cmds.Agent) {
 		for _, name := range e.content.Charts().Removed {
 			off[name] = true
 		}
+		e.guardPods(off)
 		e.goWith(ctx, func(ctx context.Context) { e.keepNetworks(ctx, dir, off) })
 		return
 	}
@@ -68,6 +69,7 @@ func (e *Executor) followCluster(ctx context.Context, agent cmds.Agent) {
 				e.log.Warn("kube-proxy is disabled", "error", err)
 			}
 		}
+		e.guardPods(settings.Disables)
 		e.keepNetworks(ctx, dir, settings.Disables)
 	})
 }
@@ -85,6 +87,20 @@ func (e *Executor) forgetNetworks(dir, lease string) {
 		e.log.Info("pods wait until their network is up again", "removed", file, "chart", chart)
 	}); err != nil {
 		e.log.Warn("pods may be started before their network is up", "error", err)
+	}
+}
+
+// guardPods lets this node's packets to pods end here while no network says where these
+// are, if the cluster deploys one of ours: another may route pods in its own way.
+func (e *Executor) guardPods(off map[string]bool) {
+	var pods []*net.IPNet
+	for _, c := range e.content.Charts().Known {
+		if c.CNI() != "" && !off[c.Name] {
+			pods = e.node.AgentConfig.ClusterCIDRs
+		}
+	}
+	if err := guardRoutes(pods); err != nil {
+		e.log.Warn("packets to pods may leave this node by its default route while their network is down", "error", err)
 	}
 }
 

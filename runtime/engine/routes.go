@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -15,6 +16,39 @@ import (
 
 // flannelLease is where flannel says which addresses this node's pods have.
 const flannelLease = "/run/flannel/subnet.env"
+
+const (
+	// guardProtocol marks the routes that are ours, in the range that the kernel leaves to
+	// programs. rke2-killall.sh removes them by it.
+	guardProtocol = 82
+	// guardMetric loses against every other route of the same network.
+	guardMetric = 1<<32 - 2
+)
+
+// guardRoutes makes routes of networks that say "unreachable" where no other route says
+// more, and removes those that an earlier start made of others. Without, packets to a pod
+// whose network is not up go to the host's gateway: nobody outside is to see them, and who
+// sent them would wait for an answer.
+func guardRoutes(networks []*net.IPNet) error {
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: guardProtocol}, netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return fmt.Errorf("listing routes: %w", err)
+	}
+	var errs []error
+	for _, route := range routes {
+		wanted := func(n *net.IPNet) bool { return route.Dst != nil && n.String() == route.Dst.String() }
+		if !slices.ContainsFunc(networks, wanted) {
+			errs = append(errs, netlink.RouteDel(&route))
+		}
+	}
+	for _, n := range networks {
+		route := netlink.Route{Dst: n, Type: unix.RTN_UNREACHABLE, Priority: guardMetric, Protocol: guardProtocol}
+		if err := netlink.RouteReplace(&route); err != nil {
+			errs = append(errs, fmt.Errorf("making the route of %s: %w", n, err))
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // dropBlackholes removes routes that send all of this node's pods nowhere. Canal's flannel
 // makes them, below the route that its network has for each pod; a network with one route

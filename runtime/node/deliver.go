@@ -31,8 +31,9 @@ type delivery struct {
 
 // deliverCharts puts the staged charts that this server deploys where the deploy
 // controller looks, and gives those of them that are chosen and the names of those that it
-// is to uninstall. Only servers have one. What the operator put there stays, and a file
-// that says the same as before is not written again: the controller would apply it anew.
+// is to uninstall. Only servers have one; an agent is given what there is to choose from.
+// What the operator put there stays, and a file that says the same as before is not written
+// again: the controller would apply it anew.
 // Charts that ask for the cluster's settings get them as values.
 //
 // The deploy controller uninstalls what a file deployed when it is told that the file's
@@ -42,7 +43,8 @@ type delivery struct {
 // from another server or from the time before a snapshot was restored.
 func deliverCharts(root stage.Root, c config.Config, log *slog.Logger) (packaged.Delivery, error) {
 	if c.Role != config.Server {
-		return packaged.Delivery{}, nil
+		all, err := packaged.Read(root.Charts())
+		return packaged.Delivery{Known: all}, err
 	}
 	d := delivery{config: c, folder: filepath.Join(c.DataDir, "server", "manifests"), record: filepath.Join(c.DataDir, "server", "packaged-charts.json"), log: log}
 	out, err := d.deliver(root.Charts())
