@@ -39,7 +39,7 @@ func set(name string, text []byte, edits []edit) ([]byte, error) {
 		}
 		token := written(n)
 		line := []rune(lines[n.Line-1])
-		if at := n.Column - 1; at+len(token) > len(line) || string(line[at:at+len(token)]) != string(token) {
+		if at := n.Column - 1; n.Style&yaml.TaggedStyle != 0 || at+len(token) > len(line) || string(line[at:at+len(token)]) != string(token) {
 			return nil, fmt.Errorf("%s:%d: %s is filled in when the chart is packaged: write %q, without tag or anchor", name, n.Line, strings.Join(e.path, "."), e.old[0])
 		}
 		places = append(places, place{n.Line - 1, n.Column - 1, len(token), e.value})
