@@ -67,7 +67,7 @@ type chartFile struct {
 }
 
 // setCharts adds the component of the charts: every folder in dir that has a Chart.yaml
-// and a package.yaml.
+// and a package.yaml. One without the other is an error.
 func (t *Tree) setCharts(productPath string, dir text) error {
 	if dir.value == "" {
 		return nil
@@ -102,19 +102,29 @@ func (t *Tree) setCharts(productPath string, dir text) error {
 	return nil
 }
 
+// there tells whether the folder is a chart's.
 func (c Chart) there() (bool, error) {
+	var missing []string
 	for _, name := range []string{"Chart.yaml", PackageFile} {
 		st, err := os.Stat(filepath.Join(c.Dir, name))
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-			return false, nil
+			missing = append(missing, name)
 		case err != nil:
 			return false, err
 		case !st.Mode().IsRegular():
 			return false, fmt.Errorf("%s is no regular file", filepath.Join(c.Dir, name))
 		}
 	}
-	return true, nil
+	switch {
+	case len(missing) == 0:
+		return true, nil
+	case len(missing) == 2:
+		return false, nil
+	case missing[0] == PackageFile:
+		return false, fmt.Errorf("%s is missing: it says how the chart is packaged, and may be empty", c.File())
+	}
+	return false, fmt.Errorf("%s is missing, though there is a %s", filepath.Join(c.Dir, missing[0]), PackageFile)
 }
 
 func (t *Tree) loadChart(c *Chart) error {

@@ -14,9 +14,9 @@ func charted() map[string]string {
 	files := tiny()
 	files["product.yaml"] += "charts: ../charts\n"
 	maps.Copy(files, map[string]string{
-		"../charts/README.md":      "not a folder",
-		"../charts/notes.go":       "package charts\n",
-		"../charts/new/Chart.yaml": "name: new\n", // nobody says how it is packaged
+		"../charts/README.md":           "not a folder",
+		"../charts/notes.go":            "package charts\n",
+		"../charts/testdata/values.txt": "not a chart",
 		"../charts/b-dns/package.yaml": `bootstrap: true
 cluster: true
 app: own
@@ -104,6 +104,13 @@ func TestLoadRefusesCharts(t *testing.T) {
 	files["../charts/Up/Chart.yaml"], files["../charts/Up/package.yaml"] = "name: Up\n", "cluster: true\n"
 	if _, err := Load(write(t, files)); err == nil || !strings.Contains(err.Error(), "lower-case words") {
 		t.Errorf("upper case: got %v", err)
+	}
+	for missing, lone := range map[string]string{PackageFile: "Chart.yaml", "Chart.yaml": PackageFile} {
+		files = charted()
+		files["../charts/half/"+lone] = ""
+		if _, err := Load(write(t, files)); err == nil || !strings.Contains(err.Error(), "reading chart half: ") || !strings.Contains(err.Error(), "charts/half/"+missing+" is missing") {
+			t.Errorf("only %s: got %v", lone, err)
+		}
 	}
 	dir := write(t, charted())
 	if err := os.MkdirAll(filepath.Join(dir, "..", "charts", "x", "package.yaml"), 0o755); err != nil {

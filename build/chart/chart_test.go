@@ -63,7 +63,6 @@ spec:
 		"charts/none/package.yaml":            "cluster: false\n",
 		"charts/none/values.yaml":             "{}\n",
 		"charts/none/templates/config.yaml":   "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: none}\n",
-		"charts/half-written/Chart.yaml":      "nobody says how it is packaged",
 		"charts/app/templates/NOTES.txt":      "It runs.\n",
 		"charts/app/tests/of-the-folder.yaml": "replicas: 2\n",
 		"charts/app/.helmignore":              "tests/\n",
