@@ -178,9 +178,10 @@ func (w *worker) carryOut(ctx context.Context, steps []step, last *release.Relea
 			err = w.uninstall()
 		case install, replace:
 			rel, err = w.install(ctx, ch, values, s == replace)
+			err = inLine(err)
 		case upgrade:
 			if rel, err = w.upgrade(ctx, ch, values); err != nil {
-				err = w.rollBack(ctx, err)
+				err = w.rollBack(ctx, inLine(err))
 			}
 		}
 		if err != nil {

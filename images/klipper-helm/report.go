@@ -74,3 +74,23 @@ func shorten(text string, most int) string {
 	}
 	return head + gap + tail
 }
+
+// inLine puts an error that lists others, an item a line, into one line.
+func inLine(err error) error {
+	if err == nil {
+		return nil
+	}
+	return listed{err}
+}
+
+type listed struct{ error }
+
+func (l listed) Error() string {
+	items := strings.Split(l.error.Error(), "\n\t* ")
+	for i := range items {
+		items[i] = strings.TrimSpace(items[i])
+	}
+	return strings.TrimSpace(items[0] + " " + strings.Join(items[1:], "; "))
+}
+
+func (l listed) Unwrap() error { return l.error }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,5 +49,22 @@ func TestShorten(t *testing.T) {
 	}
 	if s := shorten("short", 100); s != "short" {
 		t.Errorf("%q", s)
+	}
+}
+
+func TestInLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"hooks failed: 1 error occurred:\n\t* timed out\n\n":               "hooks failed: 1 error occurred: timed out",
+		"hooks failed: 2 errors occurred:\n\t* timed out\n\t* no such\n\n": "hooks failed: 2 errors occurred: timed out; no such",
+		"as it is":           "as it is",
+		"several\n- lines\n": "several\n- lines",
+	} {
+		err := errors.New(text)
+		if got := inLine(err); got.Error() != want || !errors.Is(got, err) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if inLine(nil) != nil {
+		t.Error("no error is one")
 	}
 }
