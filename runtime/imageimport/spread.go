@@ -28,6 +28,18 @@ func (e *AbsentError) Error() string {
 // is in, from another, or from containerd, which may have it from an earlier image. If not,
 // it is an [*AbsentError]. It reads no layer.
 func (i *Importer) Check(ctx context.Context, item Item) error {
+	return Lacking(item, func(layer v1.Descriptor) (bool, error) {
+		_, err := i.Client.ContentStore().Info(ctx, digest.Digest(layer.Digest.String()))
+		if errdefs.IsNotFound(err) {
+			return false, nil
+		}
+		return err == nil, err
+	}, i.elsewhere)
+}
+
+// Lacking is an [*AbsentError] for the first layer that an item's bundle says that it lacks,
+// and that is neither stored by containerd nor held by another bundle.
+func Lacking(item Item, stored func(v1.Descriptor) (bool, error), holder func(v1.Hash) (*airgap.Archive, error)) error {
 	absent, err := item.Archive.Absent()
 	if err != nil || len(absent) == 0 {
 		return err
@@ -40,15 +52,14 @@ func (i *Importer) Check(ctx context.Context, item Item) error {
 		if _, lacks := absent[layer.Digest]; !lacks {
 			continue
 		}
-		_, err := i.Client.ContentStore().Info(ctx, digest.Digest(layer.Digest.String()))
-		if err == nil {
-			continue
-		}
-		if !errdefs.IsNotFound(err) {
+		there, err := stored(layer)
+		if err != nil {
 			return err
 		}
-		archive, unreadable := i.elsewhere(layer.Digest)
-		if archive == nil {
+		if there {
+			continue
+		}
+		if archive, unreadable := holder(layer.Digest); archive == nil {
 			return errors.Join(&AbsentError{
 				Image: item.Admitted.Name(), Part: fmt.Sprintf("layer %d of %d", n+1, len(manifest.Layers)),
 				Blob: layer.Digest, Size: layer.Size,

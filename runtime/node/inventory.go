@@ -152,8 +152,9 @@ func (t *taking) containerd(ctx context.Context) {
 // incomplete moves the images of partial bundles whose layers are nowhere to the refused.
 func (t *taking) incomplete() {
 	blobs := imageimport.BlobsDir(filepath.Join(t.config.DataDir, "agent", "containerd"))
+	stored := func(layer v1.Descriptor) (bool, error) { return hasBlob(blobs, layer), nil }
 	t.items = slices.DeleteFunc(t.items, func(item imageimport.Item) bool {
-		err := t.lacking(item, blobs)
+		err := imageimport.Lacking(item, stored, t.folder.Holder)
 		if err != nil {
 			t.refused[item.Admitted.Name()] = err
 		}
@@ -167,29 +168,6 @@ func (t *taking) incomplete() {
 	for _, missing := range t.folder.Incomplete() {
 		t.inventory.Faults = append(t.inventory.Faults, fmt.Sprintf("bundle %s is not complete: %v", missing.File, missing))
 	}
-}
-
-func (t *taking) lacking(item imageimport.Item, blobs string) error {
-	absent, err := item.Archive.Absent()
-	if err != nil || len(absent) == 0 {
-		return err
-	}
-	manifest, _, err := item.Archive.Manifest(item.Image.Desc.Digest)
-	if err != nil {
-		return err
-	}
-	for n, layer := range manifest.Layers {
-		if _, lacks := absent[layer.Digest]; !lacks || hasBlob(blobs, layer) {
-			continue
-		}
-		if holder, _ := t.folder.Holder(layer.Digest); holder == nil {
-			return &imageimport.AbsentError{
-				Image: item.Admitted.Name(), Part: fmt.Sprintf("layer %d of %d", n+1, len(manifest.Layers)),
-				Blob: layer.Digest, Size: layer.Size,
-			}
-		}
-	}
-	return nil
 }
 
 func hasBlob(dir string, desc v1.Descriptor) bool {
