@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"io"
-	"time"
 
 	"helm.sh/helm/v3/pkg/kube"
 )
@@ -25,26 +23,4 @@ var (
 // Build makes objects of a manifest, whether validation is wanted or not.
 func (c client) Build(manifest io.Reader, _ bool) (kube.ResourceList, error) {
 	return c.Client.Build(manifest, false)
-}
-
-// lastMoments is how long a job that is told to end lets Helm finish what it is at: most
-// often it takes less, and a release in the middle of an upgrade has to be repaired. The
-// kubelet kills the job's pod after 30 s.
-const lastMoments = 10 * time.Second
-
-// outlasting is a context that is done some time after ctx is. The function that it comes
-// with has to be called.
-func outlasting(ctx context.Context, by time.Duration) (context.Context, func()) {
-	longer, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() {
-		select {
-		case <-longer.Done():
-		case <-time.After(by):
-			cancel(context.Cause(ctx))
-		}
-	})
-	return longer, func() {
-		stop()
-		cancel(nil)
-	}
 }

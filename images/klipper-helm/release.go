@@ -97,9 +97,9 @@ func (j job) do(ctx context.Context, f files, r *report) error {
 	if j.verb == verbDelete {
 		return w.delete(ctx)
 	}
-	longer, done := outlasting(ctx, lastMoments)
-	defer done()
-	return w.apply(longer, ch, values)
+	// A job that is told to end does so at once, for the one that comes after it may have
+	// begun already, and will take up what is left.
+	return w.apply(ctx, ch, values)
 }
 
 // worker does a job with Helm.
