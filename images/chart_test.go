@@ -97,7 +97,7 @@ func TestLoadRefusesCharts(t *testing.T) {
 	}
 	files := charted()
 	files["product.yaml"] = strings.Replace(files["product.yaml"], "../charts", "../nowhere", 1)
-	if _, err := Load(write(t, files)); err == nil || !strings.Contains(err.Error(), "product.yaml:10: charts: ") {
+	if _, err := Load(write(t, files)); err == nil || !strings.Contains(err.Error(), "product.yaml:11: charts: ") {
 		t.Errorf("no folder: got %v", err)
 	}
 	files = charted()
