@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -74,6 +75,8 @@ type Options struct {
 	PodSubnet string
 	// Env is added to the environment of every command on the host.
 	Env []string
+	// Binds are more files and folders of the machine that the host sees.
+	Binds []sealed.Bind
 }
 
 // Role is what a node runs as.
@@ -107,7 +110,7 @@ func New(ctx context.Context, opts Options) (*Node, error) {
 	if opts.Role == Agent && opts.Server == nil {
 		return nil, fmt.Errorf("node %s: an agent needs a server", opts.Name)
 	}
-	var binds []sealed.Bind
+	binds := slices.Clone(opts.Binds)
 	if opts.Binary != "" {
 		binds = append(binds, sealed.Bind{Source: opts.Binary, Target: binary})
 	}

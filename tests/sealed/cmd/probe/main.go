@@ -1,6 +1,6 @@
 // Command probe is what the tests run in a pod: it needs nothing but the kernel,
 // answers on a port, writes to its log, and says hello when it is run again in
-// its container.
+// its container. On a host it can stand for a site's server of files.
 package main
 
 import (
@@ -25,8 +25,10 @@ func main() {
 			os.Exit(1)
 		}
 		fmt.Println("hello from", host)
+	case "files":
+		os.Exit(files(flag.Args()[1:]))
 	default:
-		fmt.Fprintln(os.Stderr, "usage: probe [-listen ADDRESS] serve | exec-hello")
+		fmt.Fprintln(os.Stderr, "usage: probe [-listen ADDRESS] serve | exec-hello | files [OPTION…]")
 		os.Exit(2)
 	}
 }
