@@ -82,16 +82,19 @@ func (e *Executor) watchCharts(ctx context.Context, client kubernetes.Interface,
 	line := e.content.Timeline()
 	rollout.started, rollout.changed = line.Started(), e.content.Charts().Changed
 	up, slow := time.Now(), time.After(slowStart)
-	for {
-		waits := rollout.look(time.Now(), time.Since(up) > unchangedJob)
+	for current := false; ; {
+		waits := []string{"pods of this node"}
+		if !current {
+			current = e.podsRun(ctx, client) == nil
+		}
+		if current {
+			waits = rollout.look(time.Now(), time.Since(up) > unchangedJob)
+		}
 		if len(waits) == 0 {
-			if err := e.podsRun(ctx, client); err == nil {
-				line.Mark(timeline.Charts)
-				line.Log(e.log)
-				e.log.Info("charts are up", "start", string(line.Kind()), "seconds", rollout.String())
-				return nil
-			}
-			waits = []string{"pods of this node"}
+			line.Mark(timeline.Charts)
+			line.Log(e.log)
+			e.log.Info("charts are up", "start", string(line.Kind()), "seconds", rollout.String())
+			return nil
 		}
 		if line.Has(timeline.Pods) {
 			line.Status("running, waiting for charts: " + strings.Join(waits, ", "))
