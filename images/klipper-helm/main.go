@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	"time"
 )
 
 const (
@@ -43,7 +44,7 @@ func run(ctx context.Context, args []string, env func(string) string, f files, o
 	r := &report{out: out, termination: f.termination}
 	j, err := parse(args, env)
 	if err == nil {
-		err = j.do(ctx, f, r)
+		err = untilDone(ctx, func() error { return j.do(ctx, f, r) })
 	}
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w (%w)", err, context.Cause(ctx)) // which signal it was
@@ -63,6 +64,27 @@ func run(ctx context.Context, args []string, env func(string) string, f files, o
 		return exitFailed
 	}
 	return 0
+}
+
+// lastMoments is how long Helm may take to write down that it was told to end.
+const lastMoments = time.Second
+
+// untilDone runs a job until it is done, or was told to end: not all that Helm does heeds
+// that, and a job that goes on works against the one that comes after it.
+func untilDone(ctx context.Context, job func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- job() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(lastMoments):
+		return errors.New("ended in the middle")
+	}
 }
 
 // helmVersion is that of the Helm module in this binary.

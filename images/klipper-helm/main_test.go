@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestVersion(t *testing.T) {
@@ -61,5 +63,31 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("%v, last words %q, want %q; log:\n%s", err, words, c.want, &out)
 			}
 		})
+	}
+}
+
+// What does not heed a signal is left where it is.
+func TestUntilDone(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := untilDone(ctx, func() error { return errors.New("as it says") }); err == nil || err.Error() != "as it says" {
+		t.Error(err)
+	}
+	stubborn := make(chan struct{})
+	defer close(stubborn)
+	cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- untilDone(ctx, func() error { <-stubborn; return nil })
+	}()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("it is said to be done")
+		}
+	case <-time.After(10 * lastMoments):
+		t.Error("it goes on")
+	}
+	if err := untilDone(ctx, func() error { return ctx.Err() }); !errors.Is(err, context.Canceled) {
+		t.Errorf("what heeds it may say so: %v", err)
 	}
 }
