@@ -224,7 +224,7 @@ func (b *Builder) identify(ctx context.Context) (string, error) {
 	}
 	sums := make([]string, 0, 2)
 	for _, name := range []string{p.Buildkitd, p.Runc} {
-		sum, err := hashFile(name)
+		sum, err := cache.Sum(name)
 		if err != nil {
 			return "", fmt.Errorf("finding BuildKit: %w", err)
 		}

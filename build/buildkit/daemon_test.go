@@ -255,7 +255,7 @@ func TestSameSizeOtherContent(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			sum, err := hashFile(filepath.Join(dir, "f"))
+			sum, err := cache.Sum(filepath.Join(dir, "f"))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -21,6 +21,7 @@ import (
 	"github.com/tonistiigi/fsutil"
 	"github.com/tonistiigi/fsutil/types"
 
+	"github.com/rancher/rke2/build/cache"
 	"github.com/rancher/rke2/build/layer"
 )
 
@@ -120,7 +121,7 @@ func stat(f layer.File) (node, error) {
 	}
 	n.size = info.Size()
 	if f.SHA256 == "" {
-		if n.file.SHA256, err = hashFile(f.Source); err != nil {
+		if n.file.SHA256, err = cache.Sum(f.Source); err != nil {
 			return n, fmt.Errorf("/%s: %w", f.Path, err)
 		}
 	}
@@ -269,16 +270,3 @@ func (c *checked) Read(p []byte) (int, error) {
 }
 
 func (c *checked) Close() error { return c.f.Close() }
-
-func hashFile(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
-}

@@ -90,7 +90,7 @@ COPY --from=first /made /copied
 		if f.Dir || f.Link != "" {
 			continue
 		}
-		if sum, err := hashFile(f.Source); err != nil || sum != f.SHA256 {
+		if sum, err := cache.Sum(f.Source); err != nil || sum != f.SHA256 {
 			t.Errorf("/%s: %s, %v", f.Path, sum, err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -170,5 +171,20 @@ func TestFillTidies(t *testing.T) {
 	}
 	if _, err := os.Stat(left); err == nil {
 		t.Error("it is still there")
+	}
+}
+
+func TestSum(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(file, []byte("abc"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if sum, err := Sum(file); err != nil || sum != "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" {
+		t.Errorf("Sum() = %s, %v", sum, err)
+	}
+	for what, path := range map[string]string{"nothing": file + "x", "a folder": filepath.Dir(file)} {
+		if sum, err := Sum(path); err == nil || sum != "" || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: Sum() = %q, %v", what, sum, err)
+		}
 	}
 }

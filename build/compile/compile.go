@@ -335,7 +335,7 @@ func (c *Compiler) keep(comp images.Component, p Platform, j job, from string) (
 		if err := os.Chmod(to, 0o755); err != nil {
 			return fmt.Errorf("keeping %s: %w", j.binary.Name, err)
 		}
-		sum, err := hashFile(to)
+		sum, err := cache.Sum(to)
 		if err != nil {
 			return err
 		}
@@ -426,7 +426,7 @@ func hashSources(dir string) (map[string]string, error) {
 			}
 			embeds = bytes.Contains(data, []byte("\n//go:embed "))
 		}
-		to[filepath.ToSlash(rel)], err = hashFile(path)
+		to[filepath.ToSlash(rel)], err = cache.Sum(path)
 		return err
 	})
 	if err != nil {

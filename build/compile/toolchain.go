@@ -3,11 +3,8 @@ package compile
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/rancher/rke2/build/artifact"
+	"github.com/rancher/rke2/build/cache"
 	"github.com/rancher/rke2/build/cc"
 	"github.com/rancher/rke2/images"
 )
@@ -145,9 +143,9 @@ func libraries(ctx context.Context, compiler cc.Compiler, c images.Component) (m
 			missing = append(missing, l.Package)
 			continue
 		}
-		sum, err := hashFile(path)
+		sum, err := cache.Sum(path)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("hashing: %w", err)
 		}
 		found[l.File] = sum
 	}
@@ -177,17 +175,4 @@ func tail(b []byte) string {
 		b = append([]byte("… "), b[len(b)-most:]...)
 	}
 	return string(b)
-}
-
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("hashing: %w", err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("hashing %s: %w", path, err)
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -146,9 +146,9 @@ func normalise(files []File) ([]entry, error) {
 		}
 		e := entry{Path: p, Mode: f.Mode & (fs.ModePerm | fs.ModeSticky), Dir: f.Dir, Link: f.Link, SHA256: f.SHA256, source: f.Source}
 		if !f.Dir && f.Link == "" && e.SHA256 == "" {
-			sum, err := hashFile(f.Source)
+			sum, err := cache.Sum(f.Source)
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("hashing a layer's file: %w", err)
 			}
 			e.SHA256 = sum
 		}
@@ -306,16 +306,3 @@ func (c *counted) Write(p []byte) (int, error) {
 }
 
 func sumOf(h hash.Hash) string { return "sha256:" + hex.EncodeToString(h.Sum(nil)) }
-
-func hashFile(p string) (string, error) {
-	f, err := os.Open(p)
-	if err != nil {
-		return "", fmt.Errorf("hashing a layer's file: %w", err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("hashing a layer's file: %w", err)
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
-}

@@ -1,17 +1,14 @@
 package provenance
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"sort"
 	"strings"
+
+	"github.com/rancher/rke2/build/cache"
 )
 
 // Source is a file of the project that decides what is built.
@@ -41,7 +38,7 @@ func Sources(root string, paths ...string) ([]Source, error) {
 			if err != nil {
 				return err
 			}
-			sum, err := hash(at)
+			sum, err := cache.Sum(at)
 			out = append(out, Source{Path: filepath.ToSlash(rel), SHA256: sum})
 			return err
 		})
@@ -51,17 +48,4 @@ func Sources(root string, paths ...string) ([]Source, error) {
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
 	return slices.Compact(out), nil
-}
-
-func hash(path string) (_ string, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -2,7 +2,6 @@ package rebuild
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/rancher/rke2/build/cache"
 )
 
 // fetched are the kinds of cache entries that are files as somebody else published
@@ -108,7 +109,7 @@ func share(from, to string) (int, error) {
 		return 0, nil
 	}
 	file := filepath.Join(from, entries[0].Name())
-	sum, err := hashFile(file)
+	sum, err := cache.Sum(file)
 	if err != nil || sum != filepath.Base(from) {
 		return 0, err
 	}
@@ -120,19 +121,6 @@ func share(from, to string) (int, error) {
 		return 1, nil
 	}
 	return 1, copyFile(file, target)
-}
-
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func copyFile(from, to string) error {
