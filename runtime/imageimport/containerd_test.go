@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -302,13 +301,7 @@ func meetsFullDisk(t *testing.T, bin string) {
 		}
 	})
 	r := startReal(t, bin, root)
-	blob := make([]byte, 20<<20)
-	rand.New(rand.NewSource(1)).Read(blob) // does not compress
-	program := filepath.Join(t.TempDir(), "program")
-	if err := os.WriteFile(program, blob, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	image, err := fake.Program("program", program, runtime.GOARCH)
+	image, err := fake.Large(runtime.GOARCH, 20<<20)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,6 +50,61 @@ type followed struct {
 	said string // since the last await
 }
 
+// pauseRef is the one image that an agent needs beside the runtime.
+const pauseRef = "docker.io/rancher/mirrored-pause:v1"
+
+// newFollowed makes an agent with a bundle of what it needs. Its containerd is not started.
+func newFollowed(t *testing.T) (f *followed, core string) {
+	t.Helper()
+	f = &followed{world: newWorld(t)}
+	f.config.Role, f.config.Snapshotter = config.Agent, containerd.Snapshotter
+	sandbox, err := fake.Layers(runtime.GOARCH, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.config.Release.Images = append(f.config.Release.Images, images.ReleaseImage{
+		Name: "pause", Role: config.RolePause, Reference: pauseRef, Digests: here(mustDigest(t, sandbox).String()),
+	})
+	core = f.bundle(t, "core.tar", func(s *fake.Store) error {
+		return errors.Join(signed(s, f.runtime, runtimeRef, &f.key, runtimeRef), signed(s, sandbox, pauseRef, &f.key, pauseRef))
+	})
+	return f, core
+}
+
+// root is containerd's folder.
+func (f *followed) root() string { return filepath.Join(f.config.DataDir, "agent", "containerd") }
+
+// begin prepares the node. What it logs then is for await.
+func (f *followed) begin(t *testing.T) *Content {
+	t.Helper()
+	content, _, err := prepare(t.Context(), f.config, slog.New(slog.NewTextHandler(&f.log, nil)), anyHost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = content.Close() })
+	return content
+}
+
+// follow imports beside the test. end ends that and gives its error; ended is closed when
+// it ended, also if by itself.
+func (f *followed) follow(t *testing.T, content *Content, ready func(string)) (ended <-chan struct{}, end func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	var err error
+	go func() {
+		defer close(done)
+		err = content.Import(ctx, f.Socket, ready)
+	}()
+	end = func() error {
+		cancel()
+		<-done
+		return err
+	}
+	t.Cleanup(func() { _ = end() })
+	return done, end
+}
+
 // await waits for words in the log that was written since the last time.
 func (f *followed) await(t *testing.T, words ...string) {
 	t.Helper()
@@ -109,28 +164,10 @@ func (f *followed) file(t *testing.T, refs map[string]int64) string {
 
 // TestFollow: what happens to bundles and images while a node runs.
 func TestFollow(t *testing.T) {
-	const (
-		pause     = "docker.io/rancher/mirrored-pause:v1"
-		app, next = "registry.example/apps/app:v1", "registry.example/apps/app:v2"
-	)
-	f := &followed{world: newWorld(t)}
-	f.config.Role, f.config.Snapshotter = config.Agent, containerd.Snapshotter
-	sandbox, err := fake.Layers(runtime.GOARCH, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.config.Release.Images = append(f.config.Release.Images, images.ReleaseImage{
-		Name: "pause", Role: config.RolePause, Reference: pause, Digests: here(mustDigest(t, sandbox).String()),
-	})
-	core := f.bundle(t, "core.tar", func(s *fake.Store) error {
-		return errors.Join(signed(s, f.runtime, runtimeRef, &f.key, runtimeRef), signed(s, sandbox, pause, &f.key, pause))
-	})
-	f.Running = containerd.Start(t, containerd.Programs(t), filepath.Join(f.config.DataDir, "agent", "containerd"))
-	content, _, err := prepare(t.Context(), f.config, slog.New(slog.NewTextHandler(&f.log, nil)), anyHost)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer content.Close()
+	const app, next = "registry.example/apps/app:v1", "registry.example/apps/app:v2"
+	f, core := newFollowed(t)
+	f.Running = containerd.Start(t, containerd.Programs(t), f.root())
+	content := f.begin(t)
 	// Somebody copies the bundle again just when the import begins.
 	raw, err := os.ReadFile(core)
 	if err != nil {
@@ -140,10 +177,8 @@ func TestFollow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ended, ready := make(chan error, 1), make(chan string, 9)
-	go func() { ended <- content.Import(ctx, f.Socket, func(ref string) { ready <- ref }) }()
+	ready := make(chan string, 9)
+	ended, end := f.follow(t, content, func(ref string) { ready <- ref })
 	f.await(t, "a bundle changed while it was being read", core, "was replaced or written to while it was being read: the new one is read next")
 	if _, err := copying.Write(raw); err != nil {
 		t.Fatal(err)
@@ -153,11 +188,11 @@ func TestFollow(t *testing.T) {
 	}
 	select {
 	case ref := <-ready:
-		if ref != pause {
+		if ref != pauseRef {
 			t.Errorf("ready: %s", ref)
 		}
-	case err := <-ended:
-		t.Fatalf("it ended: %v", err)
+	case <-ended:
+		t.Fatalf("it ended: %v", end())
 	}
 	f.await(t, "images are ready", "blobs=6", "failed=0")
 	dir := f.config.ImagesDir()
@@ -233,10 +268,9 @@ func TestFollow(t *testing.T) {
 		}
 		f.has(t, next, true, false)
 		f.has(t, runtimeRef, true, false)
-		f.has(t, pause, true, true) // the node could not start without
+		f.has(t, pauseRef, true, true) // the node could not start without
 	})
-	cancel()
-	if err := <-ended; err != nil {
+	if err := end(); err != nil {
 		t.Error(err)
 	}
 }

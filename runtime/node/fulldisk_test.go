@@ -1,18 +1,11 @@
 package node
 
 import (
-	"context"
-	"errors"
-	"log/slog"
-	"math/rand"
 	"os"
-	"path/filepath"
 	"runtime"
 	"syscall"
 	"testing"
 
-	"github.com/rancher/rke2/images"
-	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/tests/containerd"
 	"github.com/rancher/rke2/tests/fake"
 )
@@ -20,21 +13,10 @@ import (
 // TestFollowOnAFullDisk: a bundle for which there is no room is said to be so, once, with
 // the folder and the room, and imported when there is.
 func TestFollowOnAFullDisk(t *testing.T) {
-	const pause, large = "docker.io/rancher/mirrored-pause:v1", "registry.example/apps/large:v1"
+	const large = "registry.example/apps/large:v1"
 	bin := containerd.Programs(t)
-	f := &followed{world: newWorld(t)}
-	f.config.Role, f.config.Snapshotter = config.Agent, containerd.Snapshotter
-	sandbox, err := fake.Layers(runtime.GOARCH, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.config.Release.Images = append(f.config.Release.Images, images.ReleaseImage{
-		Name: "pause", Role: config.RolePause, Reference: pause, Digests: here(mustDigest(t, sandbox).String()),
-	})
-	f.bundle(t, "core.tar", func(s *fake.Store) error {
-		return errors.Join(signed(s, f.runtime, runtimeRef, &f.key, runtimeRef), signed(s, sandbox, pause, &f.key, pause))
-	})
-	root := filepath.Join(f.config.DataDir, "agent", "containerd")
+	f, _ := newFollowed(t)
+	root := f.root()
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -47,24 +29,10 @@ func TestFollowOnAFullDisk(t *testing.T) {
 		}
 	})
 	f.Running = containerd.Start(t, bin, root)
-	content, _, err := prepare(t.Context(), f.config, slog.New(slog.NewTextHandler(&f.log, nil)), anyHost)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer content.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- content.Import(ctx, f.Socket, func(string) {}) }()
+	_, end := f.follow(t, f.begin(t), func(string) {})
 	f.await(t, "images are ready", "failed=0")
 
-	blob := make([]byte, 20<<20)
-	rand.New(rand.NewSource(1)).Read(blob) // does not compress
-	program := filepath.Join(t.TempDir(), "program")
-	if err := os.WriteFile(program, blob, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	image, err := fake.Program("program", program, runtime.GOARCH)
+	image, err := fake.Large(runtime.GOARCH, 20<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,8 +44,7 @@ func TestFollowOnAFullDisk(t *testing.T) {
 	}
 	f.await(t, "there is room on the disk again", "images are ready", "failed=0")
 	f.has(t, large, true, true)
-	cancel()
-	if err := <-ended; err != nil {
+	if err := end(); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,11 +1,8 @@
 package node
 
 import (
-	"context"
-	"errors"
 	"io"
 	"log"
-	"log/slog"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -17,8 +14,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
-	"github.com/rancher/rke2/images"
-	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/tests/containerd"
 	"github.com/rancher/rke2/tests/fake"
 )
@@ -44,33 +39,14 @@ func TestPullsLists(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f := &followed{world: newWorld(t)}
-	f.config.Role, f.config.Snapshotter, f.config.Offline = config.Agent, containerd.Snapshotter, false
-	sandbox, err := fake.Layers(runtime.GOARCH, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const pause = "docker.io/rancher/mirrored-pause:v1"
-	f.config.Release.Images = append(f.config.Release.Images, images.ReleaseImage{
-		Name: "pause", Role: config.RolePause, Reference: pause, Digests: here(mustDigest(t, sandbox).String()),
-	})
-	f.bundle(t, "core.tar", func(s *fake.Store) error {
-		return errors.Join(signed(s, f.runtime, runtimeRef, &f.key, runtimeRef), signed(s, sandbox, pause, &f.key, pause))
-	})
+	f, _ := newFollowed(t)
+	f.config.Offline = false
 	list := filepath.Join(f.config.ImagesDir(), "tools.txt")
-	if err := os.WriteFile(list, []byte("# tools\n"+listed+"\n"+forged+"\n"+pause+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(list, []byte("# tools\n"+listed+"\n"+forged+"\n"+pauseRef+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	f.Running = containerd.Start(t, containerd.Programs(t), filepath.Join(f.config.DataDir, "agent", "containerd"))
-	content, _, err := prepare(t.Context(), f.config, slog.New(slog.NewTextHandler(&f.log, nil)), anyHost)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer content.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- content.Import(ctx, f.Socket, func(string) {}) }()
+	f.Running = containerd.Start(t, containerd.Programs(t), f.root())
+	_, end := f.follow(t, f.begin(t), func(string) {})
 
 	f.await(t, "pulled an image of a list", listed, "an image of a list is not pulled", forged, "unsigned")
 	f.has(t, listed, true, true)
@@ -84,8 +60,7 @@ func TestPullsLists(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.has(t, listed, true, false)
-	cancel()
-	if err := <-ended; err != nil {
+	if err := end(); err != nil {
 		t.Error(err)
 	}
 }
