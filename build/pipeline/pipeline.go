@@ -147,22 +147,7 @@ func (p *Pipeline) report(e Event) {
 
 // Components finds components by name; no names means all.
 func (p *Pipeline) Components(names []string) ([]images.Component, error) {
-	if len(names) == 0 {
-		return p.s.Tree.Components, nil
-	}
-	var out []images.Component
-	for _, n := range names {
-		c, ok := p.s.Tree.Component(n)
-		if !ok {
-			var known []string
-			for _, c := range p.s.Tree.Components {
-				known = append(known, c.Name)
-			}
-			return nil, fmt.Errorf("there is no component %q; known are: %s", n, strings.Join(known, ", "))
-		}
-		out = append(out, c)
-	}
-	return out, nil
+	return named("component", names, p.s.Tree.Components, func(c images.Component) string { return c.Name })
 }
 
 // CheckImages tells whether all the names are those of declared images.
@@ -172,20 +157,27 @@ func (p *Pipeline) CheckImages(names []string) error {
 }
 
 func (p *Pipeline) images(names []string) ([]images.Image, error) {
+	return named("image", names, p.s.Tree.Images, func(i images.Image) string { return i.Name })
+}
+
+// named finds declarations by name; no names means all.
+func named[T any](kind string, names []string, declared []T, name func(T) string) ([]T, error) {
 	if len(names) == 0 {
-		return p.s.Tree.Images, nil
+		return declared, nil
 	}
-	var out []images.Image
+	var known []string
+	byName := map[string]T{}
+	for _, d := range declared {
+		known = append(known, name(d))
+		byName[name(d)] = d
+	}
+	var out []T
 	for _, n := range names {
-		i, ok := p.s.Tree.Image(n)
+		d, ok := byName[n]
 		if !ok {
-			var known []string
-			for _, i := range p.s.Tree.Images {
-				known = append(known, i.Name)
-			}
-			return nil, fmt.Errorf("there is no image %q; known are: %s", n, strings.Join(known, ", "))
+			return nil, fmt.Errorf("there is no %s %q; known are: %s", kind, n, strings.Join(known, ", "))
 		}
-		out = append(out, i)
+		out = append(out, d)
 	}
 	return out, nil
 }
