@@ -3,7 +3,6 @@ package sign
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -11,13 +10,9 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/sigstore/cosign/v2/pkg/cosign"
-	ocilayout "github.com/sigstore/cosign/v2/pkg/oci/layout"
-	"github.com/sigstore/cosign/v2/pkg/oci/signed"
-	cosignkey "github.com/sigstore/cosign/v2/pkg/signature"
 	"github.com/sigstore/sigstore/pkg/signature/kms/fake"
 
 	buildlayout "github.com/rancher/rke2/build/layout"
@@ -62,38 +57,9 @@ func TestCosignVerifiesAttestations(t *testing.T) {
 		t.Fatal(err)
 	}
 	verify := func(k *Key, att Signature) error {
-		dir := t.TempDir()
-		if err := ocilayout.WriteSignedImage(dir, signed.Image(img)); err != nil {
-			t.Fatal(err)
-		}
-		l, err := buildlayout.Open(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, b := range append(att.Blobs, att.Manifest) {
-			if _, err := l.Put(b); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
-		d := att.Descriptor
-		d.Annotations = map[string]string{"kind": "dev.cosignproject.cosign/atts"}
-		if err := layout.Path(dir).AppendDescriptor(d); err != nil {
-			t.Fatal(err)
-		}
-		pem, err := k.PublicPEM()
-		if err != nil {
-			t.Fatal(err)
-		}
-		v, err := cosignkey.LoadPublicKeyRaw(pem, crypto.SHA256)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, _, err := cosign.VerifyLocalImageAttestations(ctx, dir, &cosign.CheckOpts{
-			SigVerifier: v, IgnoreTlog: true, IgnoreSCT: true, Offline: true, ClaimVerifier: cosign.IntotoSubjectClaimVerifier,
-		})
+		check := offline(t, k)
+		check.ClaimVerifier = cosign.IntotoSubjectClaimVerifier
+		got, _, err := cosign.VerifyLocalImageAttestations(ctx, layoutWith(t, img, att, "dev.cosignproject.cosign/atts"), check)
 		if err == nil && len(got) != 2 {
 			return fmt.Errorf("%d attestations", len(got))
 		}
@@ -179,11 +145,7 @@ func TestAttested(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, b := range att.Blobs {
-			if _, err := l.Put(b); err != nil {
-				t.Fatal(err)
-			}
-		}
+		put(t, l, att.Blobs...)
 		return att.Manifest
 	}
 	sig, err := k.Sign(ctx, claimOf(someDigest("ab")))
@@ -249,11 +211,7 @@ func TestKeyServiceAttests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, b := range att.Blobs {
-		if _, err := l.Put(b); err != nil {
-			t.Fatal(err)
-		}
-	}
+	put(t, l, att.Blobs...)
 	if ok, err := k.Attested(s, att.Manifest, l.Read); err != nil || !ok {
 		t.Errorf("its own attestations: %v, %v", ok, err)
 	}

@@ -45,6 +45,53 @@ func claimOf(digest v1.Hash) Claim {
 	return Claim{Repository: "docker.io/rancher/rke2-runtime", Tag: "v1-rke2r1", Manifest: digest}
 }
 
+// put puts blobs into a layout.
+func put(t *testing.T, l *buildlayout.Layout, blobs ...[]byte) {
+	t.Helper()
+	for _, b := range blobs {
+		if _, err := l.Put(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// layoutWith makes a layout of an image and what is said about it.
+func layoutWith(t *testing.T, img v1.Image, said Signature, kind string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := ocilayout.WriteSignedImage(dir, signed.Image(img)); err != nil {
+		t.Fatal(err)
+	}
+	l, err := buildlayout.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, l, append(said.Blobs, said.Manifest)...)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d := said.Descriptor
+	d.Annotations = map[string]string{buildlayout.Kind: kind}
+	if err := layout.Path(dir).AppendDescriptor(d); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// offline is what cosign is to check with a key and no network.
+func offline(t *testing.T, k *Key) *cosign.CheckOpts {
+	t.Helper()
+	pem, err := k.PublicPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := cosignkey.LoadPublicKeyRaw(pem, crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &cosign.CheckOpts{SigVerifier: v, IgnoreTlog: true, IgnoreSCT: true, Offline: true}
+}
+
 // What we sign, cosign verifies: the image and our signature manifest in one layout.
 func TestCosignVerifies(t *testing.T) {
 	img, err := random.Image(1024, 2)
@@ -60,39 +107,11 @@ func TestCosignVerifies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	if err := ocilayout.WriteSignedImage(dir, signed.Image(img)); err != nil {
-		t.Fatal(err)
-	}
-	l, err := buildlayout.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, b := range append(sig.Blobs, sig.Manifest) {
-		if _, err := l.Put(b); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	d := sig.Descriptor
-	d.Annotations = map[string]string{buildlayout.Kind: buildlayout.KindSigs}
-	if err := layout.Path(dir).AppendDescriptor(d); err != nil {
-		t.Fatal(err)
-	}
+	dir := layoutWith(t, img, sig, buildlayout.KindSigs)
 	verify := func(k *Key) error {
-		pem, err := k.PublicPEM()
-		if err != nil {
-			t.Fatal(err)
-		}
-		v, err := cosignkey.LoadPublicKeyRaw(pem, crypto.SHA256)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, _, err := cosign.VerifyLocalImageSignatures(ctx, dir, &cosign.CheckOpts{
-			SigVerifier: v, IgnoreTlog: true, IgnoreSCT: true, Offline: true, ClaimVerifier: cosign.SimpleClaimVerifier,
-		})
+		check := offline(t, k)
+		check.ClaimVerifier = cosign.SimpleClaimVerifier
+		got, _, err := cosign.VerifyLocalImageSignatures(ctx, dir, check)
 		if err == nil && len(got) != 1 {
 			return fmt.Errorf("%d signatures", len(got))
 		}
@@ -174,11 +193,7 @@ func TestSigned(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	for _, b := range sig.Blobs {
-		if _, err := l.Put(b); err != nil {
-			t.Fatal(err)
-		}
-	}
+	put(t, l, sig.Blobs...)
 	otherTag, otherRepo, otherDigest := c, c, c
 	otherTag.Tag = "v2"
 	otherRepo.Repository = "docker.io/rancher/hardened-etcd"
@@ -293,11 +308,7 @@ func TestKeyService(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	for _, b := range sig.Blobs {
-		if _, err := l.Put(b); err != nil {
-			t.Fatal(err)
-		}
-	}
+	put(t, l, sig.Blobs...)
 	if ok, err := k.Signed(c, sig.Manifest, l.Read); err != nil || !ok {
 		t.Errorf("its own signature: %v, %v", ok, err)
 	}
