@@ -29,10 +29,6 @@ nothing of this project.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: f.completeImages,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			asJSON, err := f.json()
-			if err != nil {
-				return err
-			}
 			// As BuildKit reads Dockerfiles, but none is started.
 			f.builder, f.plans = builderBuildKit, true
 			p, err := f.pipeline(cmd)
@@ -61,7 +57,7 @@ nothing of this project.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if f.asJSON() {
 				return printJSON(cmd, x)
 			}
 			fmt.Fprint(cmd.OutOrStdout(), x.Shell())

@@ -1,235 +1,15 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
-	"github.com/rancher/rke2/build/compile"
 	"github.com/rancher/rke2/build/pipeline"
-	"github.com/rancher/rke2/build/sign"
-	"github.com/rancher/rke2/images"
 )
-
-func newList(f *flags) *cobra.Command {
-	newer := false
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "Show the components and charts: version, module, binaries, size, crypto",
-		Long: `Shows every declared component. Size and crypto are those of the binaries in the
-build cache; a component that isn't built with the present inputs has none. Then the
-charts that are packaged into the runtime image, when a server installs them, and the
-images that they run.
-
---outdated shows instead what there are newer versions of: it asks the go command's
-module proxy for what wrapper modules require, and the Debian archive and registries for
-what locks pin.`,
-		Example: "  rke2-build list\n  rke2-build list -o json | jq '.[].version'\n  rke2-build list --outdated",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			asJSON, err := f.json()
-			if err != nil {
-				return err
-			}
-			if newer {
-				return f.listOutdated(cmd, asJSON)
-			}
-			p, err := f.pipeline(cmd)
-			if err != nil {
-				return err
-			}
-			listed, err := p.List(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd, rows(listed))
-			}
-			return printTable(cmd, listed)
-		},
-	}
-	cmd.Flags().BoolVar(&newer, "outdated", false, "show what there are newer versions of")
-	outputFlag(cmd, f)
-	return cmd
-}
-
-// row is a component in list's JSON form.
-type row struct {
-	Component   string           `json:"component"`
-	Description string           `json:"description"`
-	Kind        images.Kind      `json:"kind"`
-	Version     string           `json:"version"`
-	From        string           `json:"from"` // module, Debian packages or upstream image
-	Platform    string           `json:"platform"`
-	Built       bool             `json:"built"`  // of Go modules: all binaries are in the cache
-	Crypto      string           `json:"crypto"` // of the binaries, or as declared
-	CryptoWhy   string           `json:"cryptoReason,omitempty"`
-	Size        int64            `json:"size"` // bytes, 0 if not built
-	Binaries    []string         `json:"binaries"`
-	Images      []string         `json:"images"`
-	Artifacts   []compile.Binary `json:"artifacts,omitempty"`
-	Charts      []chartRow       `json:"charts,omitempty"`
-}
-
-func rows(listed []pipeline.Listed) []row {
-	out := []row{}
-	for _, l := range listed {
-		c := l.Component
-		r := row{
-			Component: c.Name, Description: c.Description, Kind: c.Kind, Version: c.Version, From: from(c), Platform: l.Platform.String(),
-			Built: l.Built, Crypto: string(c.Crypto), CryptoWhy: c.CryptoReason, Binaries: []string{}, Images: append([]string{}, l.Images...),
-			Charts: chartRows(c.Charts),
-		}
-		for _, b := range c.Binaries {
-			r.Binaries = append(r.Binaries, b.Name)
-		}
-		if l.Built {
-			r.Artifacts = l.Artifact.Binaries
-			r.Crypto = l.Artifact.Binaries[0].Crypto
-			for _, b := range l.Artifact.Binaries {
-				r.Size += b.Size
-			}
-		}
-		out = append(out, r)
-	}
-	return out
-}
-
-// from says in one line what a component is made from.
-func from(c images.Component) string {
-	switch c.Kind {
-	case images.KindDebian:
-		return fmt.Sprintf("%d Debian packages", len(c.Debian.Packages))
-	case images.KindSource:
-		return "Debian source: " + c.Source.Package
-	case images.KindUpstream:
-		return c.Upstream.Image
-	case images.KindCharts:
-		return fmt.Sprintf("%d charts", len(c.Charts))
-	}
-	return c.Module
-}
-
-func printTable(cmd *cobra.Command, listed []pipeline.Listed) error {
-	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "COMPONENT\tVERSION\tFROM\tBINARIES\tSIZE\tCRYPTO\tIMAGES")
-	for _, r := range rows(listed) {
-		component, crypto, in := r.Component+"\t"+r.Version+"\t"+r.From, r.Crypto, strings.Join(r.Images, " ")
-		if !r.Built && r.Kind == images.KindGo {
-			crypto = "(" + crypto + ")"
-		}
-		if len(r.Binaries) == 0 {
-			fmt.Fprintf(w, "%s\t-\t-\t%s\t%s\n", component, crypto, in)
-		}
-		for i, b := range r.Binaries {
-			mb := "-"
-			switch {
-			case r.Built:
-				mb = size(r.Artifacts[i].Size)
-			case r.Kind == images.KindGo:
-				mb = "not built"
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", component, b, mb, crypto, in)
-			component, crypto, in = "\t\t", "", ""
-		}
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	for _, l := range listed {
-		if err := printCharts(cmd, chartRows(l.Component.Charts)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func newCompile(f *flags) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "compile [COMPONENT…]",
-		Short: "Compile components (none named: all)",
-		Long: `Compiles components into the build cache and checks the result: static, built with the
-declared cryptography. What is there for the same inputs is not built again. Where each
-binary is goes to standard output.`,
-		Example:           "  rke2-build compile\n  rke2-build compile runc etcd",
-		ValidArgsFunction: f.completeComponents,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			asJSON, err := f.json()
-			if err != nil {
-				return err
-			}
-			p, err := f.pipeline(cmd)
-			if err != nil {
-				return err
-			}
-			components, err := p.Components(args)
-			if err != nil {
-				return usageError{err}
-			}
-			made, err := p.Make(cmd.Context(), components)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd, madeRows(made))
-			}
-			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			for _, a := range madeRows(made) {
-				if len(a.Binaries) == 0 {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%d files\n", a.Component, a.Platform, size(a.Size), a.Files)
-				}
-				for _, b := range a.Binaries {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", b.Name, a.Platform, size(b.Size), dash(b.Crypto), b.Path)
-				}
-			}
-			return w.Flush()
-		},
-	}
-	outputFlag(cmd, f)
-	return cmd
-}
-
-// madeRow is a component in compile's JSON form.
-type madeRow struct {
-	Component string           `json:"component"`
-	Version   string           `json:"version"`
-	Platform  string           `json:"platform"`
-	Cached    bool             `json:"cached"`
-	Elapsed   time.Duration    `json:"elapsed"` // nanoseconds
-	Size      int64            `json:"size"`    // bytes
-	Files     int              `json:"files"`
-	Binaries  []compile.Binary `json:"binaries"`
-}
-
-func madeRows(made []pipeline.Made) []madeRow {
-	out := []madeRow{}
-	for _, m := range made {
-		r := madeRow{
-			Component: m.Component, Version: m.Version, Platform: m.Platform.String(), Cached: m.Cached,
-			Elapsed: m.Elapsed, Size: m.Size, Binaries: append([]compile.Binary{}, m.Binaries...),
-		}
-		for _, files := range m.Contexts {
-			r.Files += len(files)
-		}
-		out = append(out, r)
-	}
-	return out
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
 
 func newImage(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
@@ -240,10 +20,6 @@ layout oci/ in the products' folder. The layout's index is replaced last.`,
 		Example:           "  rke2-build image\n  rke2-build image hardened-etcd -o json",
 		ValidArgsFunction: f.completeImages,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			asJSON, err := f.json()
-			if err != nil {
-				return err
-			}
 			p, err := f.pipeline(cmd)
 			if err != nil {
 				return err
@@ -255,7 +31,7 @@ layout oci/ in the products' folder. The layout's index is replaced last.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if f.asJSON() {
 				return printJSON(cmd, built)
 			}
 			return printBuilt(cmd, built)
@@ -364,62 +140,6 @@ func newAll(f *flags) *cobra.Command {
 	}
 	keyFlag(cmd, f)
 	return cmd
-}
-
-func newKeygen() *cobra.Command {
-	return &cobra.Command{
-		Use:   "keygen [NAME]",
-		Short: "Make a signing key pair: NAME.key and NAME.pub (default: cosign)",
-		Long: `Makes an ECDSA P-256 key pair. The private half is in cosign's encrypted format, under
-the passphrase in COSIGN_PASSWORD, or one that is asked for. Existing files are not
-touched.`,
-		Example: "  rke2-build keygen release",
-		Args:    cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name := "cosign"
-			if len(args) > 0 {
-				name = args[0]
-			}
-			pass, err := passphrase(cmd, true)
-			if err != nil {
-				return err
-			}
-			if err := sign.Generate(name+".key", name+".pub", pass); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s.key\n%s.pub\n", name, name)
-			return nil
-		},
-	}
-}
-
-// passphrase is $COSIGN_PASSWORD, also if it is empty, or asked for on a terminal.
-func passphrase(cmd *cobra.Command, twice bool) ([]byte, error) {
-	if p, ok := os.LookupEnv("COSIGN_PASSWORD"); ok {
-		return []byte(p), nil
-	}
-	fd := int(os.Stdin.Fd())
-	if !term.IsTerminal(fd) {
-		return nil, errors.New("the signing key's passphrase is not known: set COSIGN_PASSWORD (empty for none)")
-	}
-	fmt.Fprint(cmd.ErrOrStderr(), "Passphrase of the signing key: ")
-	p, err := term.ReadPassword(fd)
-	fmt.Fprintln(cmd.ErrOrStderr())
-	if err != nil {
-		return nil, fmt.Errorf("reading the passphrase: %w", err)
-	}
-	if twice {
-		fmt.Fprint(cmd.ErrOrStderr(), "Again: ")
-		again, err := term.ReadPassword(fd)
-		fmt.Fprintln(cmd.ErrOrStderr())
-		if err != nil {
-			return nil, fmt.Errorf("reading the passphrase: %w", err)
-		}
-		if !bytes.Equal(p, again) {
-			return nil, errors.New("the passphrases differ")
-		}
-	}
-	return p, nil
 }
 
 func (f *flags) completeComponents(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {

@@ -52,15 +52,11 @@ The folder is replaced as a whole; the same products give the same bytes.`,
   INSTALL_RKE2_ARTIFACT_PATH=/media/usb/rke2 sh /media/usb/rke2/install.sh`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			asJSON, err := f.json()
-			if err != nil {
-				return err
-			}
 			made, err := f.dropIn(cmd, out)
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if f.asJSON() {
 				return printJSON(cmd, made)
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)

@@ -33,10 +33,6 @@ to the newest version ("all": everything).`,
 		Example:           "  rke2-build lock\n  rke2-build lock --update iptables --update libseccomp-dev\n  rke2-build lock --update all",
 		ValidArgsFunction: f.completeComponents,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			asJSON, err := f.json()
-			if err != nil {
-				return err
-			}
 			tree, err := f.tree()
 			if err != nil {
 				return err
@@ -54,7 +50,7 @@ to the newest version ("all": everything).`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if f.asJSON() {
 				return printJSON(cmd, updated)
 			}
 			return printUpdated(cmd, updated)

@@ -53,10 +53,6 @@ Exit codes: 0 all is in the registry, 1 failed, 2 wrong usage.`,
   echo "$PASSWORD" | rke2-build publish registry.example.com --username ci --password-stdin --ca-file ca.pem`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			asJSON, err := f.json()
-			if err != nil {
-				return err
-			}
 			m := push.NewMeter(cmd.ErrOrStderr(), "publish")
 			o, err := p.options(cmd, f, args, m)
 			if err != nil {
@@ -64,7 +60,7 @@ Exit codes: 0 all is in the registry, 1 failed, 2 wrong usage.`,
 			}
 			res, err := publish.Publish(cmd.Context(), o)
 			m.Done()
-			if asJSON {
+			if f.asJSON() {
 				return errors.Join(printJSON(cmd, res), err)
 			}
 			return errors.Join(push.Print(cmd.OutOrStdout(), res), err)

@@ -127,17 +127,15 @@ func keyFlag(cmd *cobra.Command, f *flags) {
 func outputFlag(cmd *cobra.Command, f *flags) {
 	cmd.Flags().StringVarP(&f.output, "output", "o", "table", "table or json")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if f.output != "table" && f.output != "json" {
+			return usageError{fmt.Errorf("--output %q is neither table nor json", f.output)}
+		}
+		return nil
+	}
 }
 
-func (f *flags) json() (bool, error) {
-	switch f.output {
-	case "json":
-		return true, nil
-	case "table":
-		return false, nil
-	}
-	return false, usageError{fmt.Errorf("--output %q is neither table nor json", f.output)}
-}
+func (f *flags) asJSON() bool { return f.output == "json" }
 
 func (f *flags) tree() (*images.Tree, error) {
 	dir := f.images

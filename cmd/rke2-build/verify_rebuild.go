@@ -63,15 +63,11 @@ Exit codes: 0 the same, 1 different (or failed), 2 wrong usage.`,
   rke2-build verify-rebuild hardened-etcd --keep --work /var/tmp/rebuild`,
 		ValidArgsFunction: f.completeImages,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			asJSON, err := f.json()
-			if err != nil {
-				return err
-			}
 			report, err := f.verifyRebuild(cmd, r, args)
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if f.asJSON() {
 				err = printJSON(cmd, report)
 			} else {
 				err = report.print(cmd)
