@@ -123,7 +123,7 @@ func (f doctorFlags) options(role config.Role) (doctor.Options, func(), error) {
 	c, err := f.node.settings(role, release)
 	if err != nil {
 		o.SettingsFault = err
-		c = config.Config{Role: role, DataDir: "/var/lib/rancher/rke2", Verification: trust.ModeSystem,
+		c = config.Config{Role: role, DataDir: config.DefaultDataDir, Verification: trust.ModeSystem,
 			TrustDir: defaultOf("trust-dir"), PrivateRegistry: defaultOf("private-registry"), Release: release}
 		if f.node.dataDir != "" {
 			if c.DataDir, err = filepath.Abs(f.node.dataDir); err != nil {

@@ -38,7 +38,7 @@ type Settings struct {
 // Defaults are a server's without a configuration. cni is what `rke2 server` takes.
 func Defaults(cni string) Settings {
 	return Settings{
-		DataDir:           "/var/lib/rancher/rke2",
+		DataDir:           config.DefaultDataDir,
 		CNI:               []string{cni},
 		IngressController: []string{"ingress-nginx"},
 		ImageOverrides:    map[string]string{},

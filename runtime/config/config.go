@@ -37,7 +37,11 @@ const (
 	RoleHelmJob    = "helm-job"
 )
 
-// Config is one node's settings. It is complete and checked when New made it.
+// DefaultDataDir is a node's DataDir when neither an argument nor the configuration says
+// otherwise.
+const DefaultDataDir = "/var/lib/rancher/rke2"
+
+// Config is one node's settings: complete, and right if Check has nothing to say.
 type Config struct {
 	Role                  Role
 	DataDir               string // absolute

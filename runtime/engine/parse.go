@@ -167,7 +167,7 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		registry = cmds.ServerConfig.SystemDefaultRegistry
 	}
 	if dataDir == "" {
-		dataDir = "/var/lib/rancher/rke2"
+		dataDir = config.DefaultDataDir
 	}
 	dataDir, err := filepath.Abs(dataDir)
 	if err != nil {
@@ -198,18 +198,8 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		ExtraMounts:           map[string][]string{},
 		Release:               release,
 	}
-	for component, off := range map[string]bool{
-		"etcd":                    cmds.ServerConfig.DisableETCD || cmds.ServerConfig.DatastoreEndpoint != "",
-		"kube-apiserver":          cmds.ServerConfig.DisableAPIServer,
-		"kube-controller-manager": cmds.ServerConfig.DisableControllerManager,
-		"kube-scheduler":          cmds.ServerConfig.DisableScheduler,
-	} {
-		if off && role == config.Server {
-			c.Without = append(c.Without, component)
-		}
-	}
-	slices.Sort(c.Without)
 	if role == config.Server {
+		c.Without = without()
 		c.Charts = own.choice()
 		c.Cluster = clusterOf(c.NodeIPs)
 		if len(c.Charts.IngressController) > 0 && c.Charts.IngressController[0] != "none" {
@@ -232,6 +222,23 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 		return c, err
 	}
 	return c, c.Check()
+}
+
+// without are the components of the control plane that this server does not run, in order.
+func without() []string {
+	var out []string
+	for component, off := range map[string]bool{
+		"etcd":                    cmds.ServerConfig.DisableETCD || cmds.ServerConfig.DatastoreEndpoint != "",
+		"kube-apiserver":          cmds.ServerConfig.DisableAPIServer,
+		"kube-controller-manager": cmds.ServerConfig.DisableControllerManager,
+		"kube-scheduler":          cmds.ServerConfig.DisableScheduler,
+	} {
+		if off {
+			out = append(out, component)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // choice is what was said of the packaged charts. servicelb is the engine's own word.

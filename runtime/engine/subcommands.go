@@ -22,14 +22,12 @@ import (
 	"github.com/k3s-io/k3s/pkg/configfilearg"
 	"github.com/k3s-io/k3s/pkg/version"
 	"github.com/urfave/cli/v2"
+
+	"github.com/rancher/rke2/runtime/config"
 )
 
 // localServer is where a server's own supervisor listens.
 const localServer = "https://127.0.0.1:9345"
-
-// defaultDataDir is the node's when neither an argument nor the configuration says
-// otherwise.
-const defaultDataDir = "/var/lib/rancher/rke2"
 
 // fromFile are the options that a command takes from the node's configuration file:
 // where the node is, and how its snapshots are kept. Whom to talk to, and what to do
@@ -139,7 +137,7 @@ func describe(f cli.Flag) Flag {
 		d.Multi, d.Default = true, ""
 	}
 	if d.Name == "data-dir" {
-		d.Usage = "Folder that holds the node's state (default " + defaultDataDir + ")"
+		d.Usage = "Folder that holds the node's state (default " + config.DefaultDataDir + ")"
 	}
 	return d
 }
@@ -159,7 +157,7 @@ func RunSubcommand(path string, args []string) error {
 	if err != nil {
 		return err
 	}
-	dataDir := option(args, defaultDataDir, "data-dir", "d")
+	dataDir := option(args, config.DefaultDataDir, "data-dir", "d")
 	// The engine looks for its token in the default place only, and takes a token to
 	// be deleted in one form only.
 	switch path {
