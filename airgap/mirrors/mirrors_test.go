@@ -213,15 +213,7 @@ func TestPathsAndNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	repo, err := name.NewRepository("x.example.com/bb")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := NewDoor(c, registry.Settings{}, nil).Repository(repo)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, d, from, err := r.Manifest(t.Context(), "c")
+	_, d, from, err := repository(t, c, "x.example.com/bb", registry.Settings{}).Manifest(t.Context(), "c")
 	want, _ := img.Digest()
 	if err != nil || d.Digest != want || from.Host != host {
 		t.Errorf("%v %v %v", d, from, err)
@@ -229,6 +221,20 @@ func TestPathsAndNamespace(t *testing.T) {
 	if strings.Join(asked, " ") != "/?ns=x.example.com /a/bb/manifests/c?ns=x.example.com" {
 		t.Errorf("%q", asked)
 	}
+}
+
+// repository is one behind a door of its own.
+func repository(t *testing.T, c *Config, repo string, s registry.Settings) *Repository {
+	t.Helper()
+	named, err := name.NewRepository(repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := NewDoor(c, s, nil).Repository(named)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 // TestUnanswered: what no endpoint has is not found; what one could not say is not.
@@ -239,15 +245,7 @@ func TestUnanswered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		repo, err := name.NewRepository(none + "/aa")
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := NewDoor(c, registry.Settings{}, nil).Repository(repo)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _, _, err = r.Manifest(t.Context(), "b")
+		_, _, _, err = repository(t, c, none+"/aa", registry.Settings{}).Manifest(t.Context(), "b")
 		return err
 	}
 	other := server(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) { next.ServeHTTP(w, r) })
@@ -263,14 +261,7 @@ func TestUnanswered(t *testing.T) {
 func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	repo, err := name.NewRepository("127.0.0.1:1/aa")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := NewDoor(&Config{}, registry.Settings{Retries: 9}, nil).Repository(repo)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := repository(t, &Config{}, "127.0.0.1:1/aa", registry.Settings{Retries: 9})
 	if _, _, _, err := r.Manifest(ctx, "b"); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
-
 	"github.com/rancher/rke2/airgap/registry"
 )
 
@@ -54,15 +52,7 @@ configs: {HOST: {auth: {identity_token: TOKEN}, tls: {ca_file: CA, CERT}}}
 			t.Fatal(err)
 		}
 		c.OnlyMirrors = true
-		repo, err := name.NewRepository("docker.io/aa/bb")
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := NewDoor(c, registry.Settings{}, nil).Repository(repo)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _, _, err = r.Manifest(t.Context(), "c")
+		_, _, _, err = repository(t, c, "docker.io/aa/bb", registry.Settings{}).Manifest(t.Context(), "c")
 		return err
 	}
 	certificate := "cert_file: " + cert + ", key_file: " + key

@@ -30,16 +30,21 @@ func (r *Repository) url(format string, args ...any) *url.URL {
 	return &url.URL{Scheme: r.scheme, Host: r.name.RegistryStr(), Path: "/v2/" + r.name.RepositoryStr() + "/" + fmt.Sprintf(format, args...)}
 }
 
+// askManifest asks once for a manifest. The caller closes the answer's body.
+func (r *Repository) askManifest(ctx context.Context, method, reference string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, r.url("manifests/%s", reference).String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", acceptable)
+	return r.http.Do(req)
+}
+
 // Resolve asks what a tag or digest names in the repository. A descriptor's Annotations
 // and Platform are not known to registries. A tag that is not there gives false.
 func (r *Repository) Resolve(ctx context.Context, reference string) (d v1.Descriptor, found bool, err error) {
 	err = r.c.retry(ctx, "looking for "+r.at(reference), func() error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodHead, r.url("manifests/%s", reference).String(), nil)
-		if err != nil {
-			return err
-		}
-		req.Header.Set("Accept", acceptable)
-		resp, err := r.http.Do(req)
+		resp, err := r.askManifest(ctx, http.MethodHead, reference)
 		if err != nil {
 			return err
 		}
@@ -70,12 +75,7 @@ func (r *Repository) Resolve(ctx context.Context, reference string) (d v1.Descri
 // bytes have it. What is not there gives ErrNotFound.
 func (r *Repository) Manifest(ctx context.Context, reference string) (data []byte, d v1.Descriptor, err error) {
 	err = r.c.retry(ctx, "fetching "+r.at(reference), func() error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url("manifests/%s", reference).String(), nil)
-		if err != nil {
-			return err
-		}
-		req.Header.Set("Accept", acceptable)
-		resp, err := r.http.Do(req)
+		resp, err := r.askManifest(ctx, http.MethodGet, reference)
 		if err != nil {
 			return err
 		}
