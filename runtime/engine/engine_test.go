@@ -204,13 +204,7 @@ func TestInputsDigest(t *testing.T) {
 	cert, policy := filepath.Join(dir, "cert"), filepath.Join(dir, "policy")
 	write(t, cert, "1")
 	c := pod.Component{Name: "x", Args: []string{"--cert=" + cert, "--dir=" + dir, "--policy=" + policy, "--v=2"}}
-	digest := func() string {
-		d, err := inputsDigest(c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
+	digest := func() string { return digestOf(t, c) }
 	first := digest()
 	if digest() != first {
 		t.Error("nothing changed, but the digest did")
