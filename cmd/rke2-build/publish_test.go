@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/rancher/rke2/tests/distribution"
 )
@@ -63,27 +62,12 @@ func TestPublishKilled(t *testing.T) {
 	const total = 10 << 20 // the first layer is shared
 	for _, part := range []int64{total / 5, total * 3 / 5, total * 9 / 10} {
 		cmd, _, errs := rke2Build(t, []string{slow.Addr}, "publish", slow.Addr, "--layout", dir, "--ca-file", s.CAFile, "--jobs", "2")
-		slow.Reset()
-		begun := have(t, s.Dir)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		for limit := time.Now().Add(time.Minute); begun+slow.Bytes() < part; time.Sleep(5 * time.Millisecond) {
-			if time.Now().After(limit) {
-				t.Fatalf("only %d bytes were sent:\n%s", slow.Bytes(), errs)
-			}
-		}
-		if err := cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Wait(); err == nil {
-			t.Fatal("it was done before it was killed: this tested nothing")
-		}
+		slow.KillAt(t, s, cmd, part, errs)
 		for _, r := range refs {
 			s.Whole(t, strings.TrimPrefix(strings.TrimSuffix(r, ":v1"), "docker.io/"), "v1", false)
 		}
 	}
-	before := have(t, s.Dir)
+	before := s.Stored(t)
 	if before == 0 {
 		t.Error("nothing had arrived: this tested little")
 	}
@@ -101,25 +85,6 @@ func TestPublishKilled(t *testing.T) {
 	for _, r := range refs {
 		s.Whole(t, strings.TrimPrefix(strings.TrimSuffix(r, ":v1"), "docker.io/"), "v1", true)
 	}
-}
-
-// have is how many bytes of whole blobs a registry has in its storage.
-func have(t *testing.T, dir string) (n int64) {
-	t.Helper()
-	blobs, err := filepath.Glob(filepath.Join(dir, "docker/registry/v2/blobs/sha256/*/*/data"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, b := range blobs {
-		st, err := os.Stat(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if st.Size() >= 1<<20 {
-			n += st.Size()
-		}
-	}
-	return n
 }
 
 func TestPublishCommand(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -83,27 +82,12 @@ func pushKilled(t *testing.T, bundle, key string, refs []string) {
 	const total = 10 << 20 // the first layer is shared
 	for _, part := range []int64{total / 10, total * 3 / 10, total * 6 / 10, total * 9 / 10} {
 		cmd, _, errs := rke2(t, env, args(slow.Addr)...)
-		slow.Reset()
-		begun := stored(t, s.Dir)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		for limit := time.Now().Add(2 * time.Minute); begun+slow.Bytes() < part; time.Sleep(5 * time.Millisecond) {
-			if time.Now().After(limit) {
-				t.Fatalf("only %d bytes were sent:\n%s", slow.Bytes(), errs)
-			}
-		}
-		if err := cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Wait(); err == nil {
-			t.Fatal("it was done before it was killed: this tested nothing")
-		}
+		slow.KillAt(t, s, cmd, part, errs)
 		for _, r := range refs {
 			s.Whole(t, mirrored(r), "v1", false)
 		}
 	}
-	before := stored(t, s.Dir)
+	before := s.Stored(t)
 	if before == 0 {
 		t.Error("nothing had arrived: this tested little")
 	}
@@ -138,21 +122,6 @@ func pushKilled(t *testing.T, bundle, key string, refs []string) {
 // mirrored is what the rewrite makes of a name.
 func mirrored(ref string) string {
 	return "apps/mirror/" + strings.TrimSuffix(strings.TrimPrefix(ref, "docker.io/rancher/"), ":v1")
-}
-
-// stored is how many bytes of whole layers a registry has in its storage.
-func stored(t *testing.T, dir string) (n int64) {
-	t.Helper()
-	blobs, err := filepath.Glob(filepath.Join(dir, "docker/registry/v2/blobs/sha256/*/*/data"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, b := range blobs {
-		if st, err := os.Stat(b); err == nil && st.Size() >= 1<<20 {
-			n += st.Size()
-		}
-	}
-	return n
 }
 
 // TestPushCommand: what it prints, and what it refuses before it sends anything.
