@@ -91,9 +91,12 @@ func freePort(t *testing.T) string {
 
 // apiServer starts etcd and kube-apiserver, as the product has them, on loopback, and
 // points $KUBECONFIG there.
-func apiServer(t *testing.T) *kubernetes.Clientset {
+//
+// Who asks it for OpenAPI documents is in the file that is returned.
+func apiServer(t *testing.T) (_ *kubernetes.Clientset, openAPI string) {
 	t.Helper()
 	dir := t.TempDir()
+	openAPI = filepath.Join(dir, "audit.log")
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -101,6 +104,7 @@ func apiServer(t *testing.T) *kubernetes.Clientset {
 	client, peer, secure := freePort(t), freePort(t), freePort(t)
 	write(t, dir, map[string]string{
 		"sa.key":     string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})),
+		"audit.yaml": "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata, nonResourceURLs: [/openapi*]}, {level: None}]\n",
 		"tokens.csv": "throw-away,admin,admin,system:masters\n",
 		"kubeconfig": fmt.Sprintf(`apiVersion: v1
 kind: Config
@@ -117,7 +121,7 @@ users: [{name: admin, user: {token: throw-away}}]
 		"--cert-dir="+filepath.Join(dir, "certs"), "--token-auth-file="+filepath.Join(dir, "tokens.csv"), "--authorization-mode=RBAC",
 		"--service-account-issuer=https://test", "--service-account-key-file="+filepath.Join(dir, "sa.key"),
 		"--service-account-signing-key-file="+filepath.Join(dir, "sa.key"), "--service-cluster-ip-range=10.43.0.0/24",
-		"--disable-admission-plugins=ServiceAccount")
+		"--disable-admission-plugins=ServiceAccount", "--audit-policy-file="+filepath.Join(dir, "audit.yaml"), "--audit-log-path="+openAPI)
 	t.Setenv("KUBECONFIG", filepath.Join(dir, "kubeconfig"))
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		var answer int
@@ -126,7 +130,7 @@ users: [{name: admin, user: {token: throw-away}}]
 			var c *kubernetes.Clientset
 			if c, err = kubernetes.NewForConfig(conf); err == nil {
 				if err = c.Discovery().RESTClient().Get().AbsPath("/readyz").Do(context.Background()).StatusCode(&answer).Error(); answer == http.StatusOK {
-					return c
+					return c, openAPI
 				}
 			}
 		}
@@ -203,7 +207,7 @@ func TestWithAPIServer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts an API server")
 	}
-	client := apiServer(t)
+	client, openAPI := apiServer(t)
 	env := controllerEnv()
 	env["KUBERNETES_SERVICE_HOST"], env["CONFIG_HASH"] = "", "ABC1"
 	p := &pod{t: t, env: env}
@@ -298,5 +302,17 @@ func TestWithAPIServer(t *testing.T) {
 	p.wants(0, "deployed at revision 1", greeter(), "greeting: mine", append(install, "--take-ownership")...)
 	if cm, err := maps.Get(ctx, "web", metav1.GetOptions{}); err != nil || cm.Data["greeting"] != "mine" {
 		t.Errorf("%v, %v", err, cm.Data)
+	}
+
+	// Each of its OpenAPI documents takes the API server long to make.
+	if _, err := client.Discovery().RESTClient().Get().AbsPath("/openapi/v3").DoRaw(ctx); err != nil {
+		t.Fatal(err)
+	}
+	asked, err := os.ReadFile(openAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(asked), `"userAgent":"`+userName+`"`) || !strings.Contains(string(asked), "/openapi/v3") {
+		t.Errorf("documents that were asked for:\n%s", asked)
 	}
 }

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -89,5 +92,38 @@ func TestUntilDone(t *testing.T) {
 	}
 	if err := untilDone(ctx, func() error { return ctx.Err() }); !errors.Is(err, context.Canceled) {
 		t.Errorf("what heeds it may say so: %v", err)
+	}
+}
+
+// A registry that answers nothing does not keep a job from ending when it is told to.
+func TestEndsAtOnce(t *testing.T) {
+	asked, end := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	registry := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		once.Do(func() { close(asked) })
+		<-end
+	}))
+	defer registry.Close()
+	defer close(end)
+	env := controllerEnv()
+	env["CHART"], env["REPO"], env["PLAIN_HTTP"] = "oci://"+strings.TrimPrefix(registry.URL, "http://")+"/charts/web", "", "true"
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out bytes.Buffer
+	code := make(chan int, 1)
+	go func() { code <- run(ctx, []string{"install"}, getenv(env), files{}, &out) }()
+	select {
+	case <-asked:
+	case c := <-code:
+		t.Fatalf("exit %d without a question; log:\n%s", c, &out)
+	}
+	cancel()
+	select {
+	case c := <-code:
+		if c != exitFailed || !strings.Contains(out.String(), context.Canceled.Error()) {
+			t.Errorf("exit %d; log:\n%s", c, &out)
+		}
+	case <-time.After(10 * lastMoments):
+		t.Error("it goes on")
 	}
 }
