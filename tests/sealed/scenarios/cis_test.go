@@ -244,7 +244,7 @@ func settingsRestart(ctx context.Context, t *testing.T, s *scenario) {
 		t.Fatal(err)
 	}
 	config = append(config, "control-plane-resource-requests: [kube-scheduler-cpu=50m]\ncontrol-plane-probe-configuration: kube-scheduler-readiness-period-seconds=2\n"+
-		"log-format: json\nsupervisor-metrics: true\ndebug: true\nkube-proxy-arg: [v=1]\n"...)
+		"log-format: json\nsupervisor-metrics: true\ndebug: true\nkube-proxy-image: mine\n"...)
 	policy, err := os.ReadFile(s.Path(cis.AuditPolicyFile))
 	if err != nil {
 		t.Fatal(err)
@@ -392,7 +392,7 @@ func logsJSON(t *testing.T, s *scenario) {
 			t.Errorf("not JSON: %s", line)
 			return
 		}
-		idle = idle || entry.Level == "warning" && strings.Contains(entry.Msg, filepath.Base(node.ConfigFile)) && strings.Contains(entry.Msg, "kube-proxy-arg has no effect")
+		idle = idle || entry.Level == "warning" && strings.Contains(entry.Msg, filepath.Base(node.ConfigFile)) && strings.Contains(entry.Msg, "kube-proxy-image has no effect")
 		debug = debug || entry.Level == "debug"
 	}
 	if !idle || !debug {
