@@ -101,7 +101,7 @@ test-rebuild: ## Build a small image again from nothing: the same bytes (all ima
 .PHONY: test-sealed
 test-sealed: ## Real nodes on hosts with no network (root; need the products of `make airgap`)
 	go test -count=1 -p 1 -timeout 45m ./tests/sealed/...
-	@cat $(DIST)/sealed-figures.txt
+	@cat $(DIST)/sealed-charts.txt $(DIST)/sealed-figures.txt
 
 .PHONY: lint
 lint: $(LINT) ## gofmt, go vet, golangci-lint, go mod tidy
@@ -120,7 +120,7 @@ bench: ## Measure against named peers, as ratios in one run (needs the products 
 
 .PHONY: generate
 generate: ## Rewrite generated documents and golden files
-	go test ./charts ./cmd/rke2 ./cmd/rke2-build ./runtime/pod -update
+	go test ./airgap/manifest ./charts ./cmd/rke2 ./cmd/rke2-build ./runtime/pod -update
 
 ##@ Try it
 
