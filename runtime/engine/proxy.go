@@ -31,7 +31,7 @@ func proxyArgsFile(dataDir string) string {
 // KubeProxy is the engine's call for this node's kube-proxy, which is a pod of a chart: it
 // is given its arguments in a file, and starts anew when they change.
 func (e *Executor) KubeProxy(_ context.Context, args []string) error {
-	return writeProxyArgs(proxyArgsFile(e.config.DataDir), args)
+	return e.writeProxyArgs(args)
 }
 
 // earlyProxyArgs writes what the engine will ask for before it does: on a server it asks
@@ -44,7 +44,7 @@ func (e *Executor) earlyProxyArgs() error {
 	case cmds.ServerConfig.DisableKubeProxy:
 		return dropProxyArgs(e.config.DataDir)
 	}
-	return writeProxyArgs(proxyArgsFile(e.config.DataDir), proxyArgs(&e.node.AgentConfig))
+	return e.writeProxyArgs(proxyArgs(&e.node.AgentConfig))
 }
 
 func dropProxyArgs(dataDir string) error {
@@ -82,18 +82,25 @@ func proxyArgs(a *daemonconfig.Agent) []string {
 }
 
 // writeProxyArgs writes the file if it says something else: kube-proxy is started anew for
-// it. Where the engine itself logs to is nothing to a pod.
-func writeProxyArgs(file string, args []string) error {
-	args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool {
+// it. Where the engine itself logs to is nothing to a pod; and the mode that it names is
+// kube-proxy's own, which would win against what the chart's values say for all nodes, so
+// only an operator's is written.
+func (e *Executor) writeProxyArgs(args []string) error {
+	named := func(arg string) string {
 		name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-		return name == "log_file" || name == "alsologtostderr"
+		return name
+	}
+	isMode := func(arg string) bool { return named(arg) == "proxy-mode" }
+	mine := slices.ContainsFunc(e.node.AgentConfig.ExtraKubeProxyArgs, isMode)
+	args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool {
+		return named(arg) == "log_file" || named(arg) == "alsologtostderr" || isMode(arg) && !mine
 	})
 	for _, arg := range args {
 		if strings.ContainsAny(arg, "\r\n\x00") {
 			return fmt.Errorf("kube-proxy-arg %q: an argument is one line", arg)
 		}
 	}
-	content := []byte(strings.Join(args, "\n") + "\n")
+	file, content := proxyArgsFile(e.config.DataDir), []byte(strings.Join(args, "\n")+"\n")
 	if before, err := os.ReadFile(file); err == nil && bytes.Equal(before, content) {
 		return nil
 	}

@@ -15,9 +15,9 @@ import (
 )
 
 func TestKubeProxy(t *testing.T) {
-	e := &Executor{config: config.Config{Role: config.Agent, DataDir: t.TempDir()}}
+	e := &Executor{config: config.Config{Role: config.Agent, DataDir: t.TempDir()}, node: &daemonconfig.Node{}}
 	file := filepath.Join(e.config.DataDir, "agent", "etc", "kube-proxy.args")
-	if err := e.KubeProxy(t.Context(), []string{"--cluster-cidr=10.42.0.0/16", "--log_file=/var/log/rke2.log", "--alsologtostderr=true", "--v=2"}); err != nil {
+	if err := e.KubeProxy(t.Context(), []string{"--cluster-cidr=10.42.0.0/16", "--log_file=/var/log/rke2.log", "--alsologtostderr=true", "--proxy-mode=iptables", "--v=2"}); err != nil {
 		t.Fatal(err)
 	}
 	if raw, err := os.ReadFile(file); err != nil || string(raw) != "--cluster-cidr=10.42.0.0/16\n--v=2\n" {
@@ -74,6 +74,14 @@ func TestEarlyProxyArgs(t *testing.T) {
 		"--healthz-bind-address=127.0.0.1", "--hostname-override=a", "--kubeconfig=/x/kubeproxy.kubeconfig", "--proxy-mode=nftables", "--v=4",
 	}
 	if raw, err := os.ReadFile(file); err != nil || string(raw) != strings.Join(want, "\n")+"\n" {
+		t.Errorf("%s, %v", raw, err)
+	}
+	// A mode that nobody chose here is for the chart's values to choose.
+	e.node.AgentConfig.ExtraKubeProxyArgs = nil
+	if err := e.earlyProxyArgs(); err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := os.ReadFile(file); err != nil || strings.Contains(string(raw), "proxy-mode") {
 		t.Errorf("%s, %v", raw, err)
 	}
 	cmds.ServerConfig.DisableKubeProxy = true
