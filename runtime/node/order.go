@@ -18,8 +18,8 @@ import (
 )
 
 // inOrder puts what bundles offer into the order in which a cluster needs it: the image of
-// the jobs that install charts, those of charts that nodes need to become Ready, the other
-// charts', the rest as it is. A pod that is started before its image is there fails, and
+// the jobs that install charts, those of charts that nodes need to become Ready (on an
+// agent, the other way round), the other charts', the rest as it is. A pod that is started before its image is there fails, and
 // the kubelet waits ten seconds and more before it tries again. Items of a compressed
 // bundle are read in one pass all the same.
 func (c *Content) inOrder(items []imageimport.Item) []imageimport.Item {
@@ -35,18 +35,23 @@ func (c *Content) inOrder(items []imageimport.Item) []imageimport.Item {
 	return out
 }
 
-// chartImages are the images of a server's charts by the names that the release has them
-// under, the first that are needed first.
+// chartImages are the images of charts by the names that the release has them under, the
+// first that are needed first: a server's charts are installed by jobs; an agent runs their
+// pods, of whichever charts the cluster chose, and a job only when it is Ready.
 func (c *Content) chartImages() []string {
-	if len(c.charts.Chosen) == 0 {
+	chosen, server := c.charts.Chosen, c.config.Role == config.Server
+	if !server {
+		chosen = c.charts.Known
+	}
+	if len(chosen) == 0 {
 		return nil
 	}
 	var out []string
-	if job, ok := c.config.Release.Image(config.RoleHelmJob); ok {
-		out = append(out, job.Reference)
-	}
 	for _, bootstrap := range []bool{true, false} {
-		for _, chart := range c.charts.Chosen {
+		if job, ok := c.config.Release.Image(config.RoleHelmJob); ok && bootstrap == server {
+			out = append(out, job.Reference)
+		}
+		for _, chart := range chosen {
 			if chart.Bootstrap == bootstrap {
 				out = append(out, chart.Images()...)
 			}

@@ -67,6 +67,11 @@ func TestInOrder(t *testing.T) {
 	if got, want := names(c.inOrder(items)), []string{jobRef, canalRef, dnsRef, topRef, appRef}; !slices.Equal(got, want) {
 		t.Errorf("the order is %q, want %q", got, want)
 	}
+	// An agent does not know what was chosen.
+	c.config.Role, c.charts.Known, c.charts.Chosen = config.Agent, c.charts.Chosen, nil
+	if got, want := names(c.inOrder(items)), []string{canalRef, dnsRef, jobRef, topRef, appRef}; !slices.Equal(got, want) {
+		t.Errorf("an agent's order is %q, want %q", got, want)
+	}
 }
 
 // TestMissingChartImages: a chart that can never come up is told before the node starts,
