@@ -26,15 +26,17 @@ import (
 	"github.com/rancher/rke2/tests/sealed/node"
 )
 
-// TestProfileCIS hardens one node. The kernel parameters that the profile asks for are
+// TestProfileCIS hardens one node, with the charts that a server deploys. The kernel parameters that the profile asks for are
 // the machine's; a sealed host has files of its own in their place, so they are checked
 // and mended here without the machine being changed.
 func TestProfileCIS(t *testing.T) {
 	p := products(t)
 	bundles, key := operatorsBundles(t)
+	echo, reference := echoBundle(t, p)
 	s := &scenario{Node: newNode(t, node.Options{
-		Name: "hardened", Binary: p.Binary, Bundles: append(bundles[:1], p.Bundle), Plugins: plugins(t, p),
-		Trust: map[string][]byte{"operator.pub": key}, Config: map[string]any{"profile": cis.CIS, "write-kubeconfig-mode": "0600"},
+		Name: "hardened", Binary: p.Binary, Charts: true,
+		Bundles: append(bundles[:1], p.Bundle, p.Set("canal"), p.Set("ingress-nginx"), echo),
+		Trust:   map[string][]byte{"operator.pub": key}, Config: map[string]any{"profile": cis.CIS, "write-kubeconfig-mode": "0600"},
 	})}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 8*time.Minute)
 	defer cancel()
@@ -48,6 +50,7 @@ func TestProfileCIS(t *testing.T) {
 		{"files are for their owner only", filesArePrivate},
 		{"namespaces have policies", namespacesHavePolicies},
 		{"pods are restricted", podsAreRestricted},
+		{"policies let through what the cluster is for", func(ctx context.Context, t *testing.T, s *scenario) { policiesServe(ctx, t, s, reference) }},
 		{"the audit log says who did what, not secrets", auditLogs},
 		{"a changed setting restarts what it concerns", settingsRestart},
 	} {
@@ -104,6 +107,10 @@ func bootsHardened(ctx context.Context, t *testing.T, s *scenario) {
 		t.Fatal(err)
 	}
 	report(t, "cold start with profile cis, control plane's pods Running", time.Since(s.Started()))
+	if err := s.WaitCharts(ctx, chartsLimit); err != nil {
+		t.Fatal(err)
+	}
+	report(t, "cold start with profile cis, all default charts' pods Ready", time.Since(s.Started()))
 	config, err := os.ReadFile(s.Disk(node.DataDir + "/agent/etc/kubelet.conf.d/00-rke2-defaults.conf"))
 	if err != nil || !bytes.Contains(config, []byte("protectKernelDefaults: true")) {
 		t.Errorf("the kubelet does not protect the kernel's defaults: %v\n%s", err, config)
@@ -171,6 +178,44 @@ func podsAreRestricted(ctx context.Context, t *testing.T, s *scenario) {
 		if v.Projected != nil {
 			t.Errorf("the pod was given a token: volume %s", v.Name)
 		}
+	}
+}
+
+// policiesServe: a pod is answered by the name server and the ingress, and not by what is
+// the system's own: the name server's metrics, which the node itself may read.
+func policiesServe(ctx context.Context, t *testing.T, s *scenario, image string) {
+	apply(ctx, t, s, fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "asks"}, "spec": {
+  "terminationGracePeriodSeconds": 1, "containers": [{"name": "echo", "image": %q, "args": ["serve"], "securityContext": {
+    "runAsNonRoot": true, "runAsUser": 65534, "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}}}]}}`, image))
+	if _, err := s.WaitPod(ctx, metav1.NamespaceDefault, "asks", stepLimit); err != nil {
+		t.Fatal(err)
+	}
+	servers, err := s.Kubectl(ctx, "get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns", "-o", "jsonpath={.items[0].status.podIP}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics := "http://" + servers + ":9153/metrics"
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"resolve", "-timeout", "8s", "kubernetes.default"}, `"addresses":["10.43.0.1"]`},
+		{[]string{"get", "-timeout", "8s", "http://" + s.Address() + "/"}, `"status":404`}, // the ingress has none for it
+		{[]string{"get", "-timeout", "3s", metrics}, "Client.Timeout exceeded"},
+	} {
+		// It fails where an answer is not a good one, and prints it all the same.
+		out, err := s.Command(ctx, "kubectl", append([]string{"exec", "asks", "--", "/echo"}, c.args...)...).Output()
+		if !strings.Contains(string(out), c.want) {
+			t.Errorf("echo %s: %v\n%s\nwant %s in it", strings.Join(c.args, " "), err, out, c.want)
+		}
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: s.DialContext, DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	r, err := client.Get(metrics)
+	if err != nil {
+		t.Fatalf("the node itself: %v", err)
+	}
+	if err := r.Body.Close(); err != nil || r.StatusCode != http.StatusOK {
+		t.Errorf("the node itself is answered %s, %v", r.Status, err)
 	}
 }
 
