@@ -98,7 +98,7 @@ func boot(ctx context.Context, p *progress, n *node.Node) error {
 		{"rke2 server: verify, stage, import; API server up", n.WaitAPI},
 		{"node Ready", n.WaitReady},
 		{"control plane Running", n.WaitControlPlane},
-		{"network, DNS, ingress, metrics: all charts' pods Ready", n.WaitCharts},
+		{"charts' pods Ready: network, DNS, ingress, metrics", n.WaitCharts},
 	} {
 		if err := p.step(step.what, func() error { return step.wait(ctx, bootLimit) }); err != nil {
 			return err
