@@ -45,7 +45,9 @@ func TestPowerCuts(t *testing.T) {
 	if err := n.WaitControlPlane(ctx, stepLimit); err != nil {
 		t.Fatal(err)
 	}
-	for _, leftover := range []string{node.DataDir + "/data/.staging-*", content + "/ingest/*"} {
+	// A blob that containerd had moved to its place, but not yet written down, leaves the
+	// folder of its ingest, with no data in it, to containerd's next garbage collection.
+	for _, leftover := range []string{node.DataDir + "/data/.staging-*", content + "/ingest/*/data"} {
 		found, err := filepath.Glob(n.Path(leftover))
 		if err != nil {
 			t.Fatal(err)
