@@ -36,12 +36,11 @@ var expelled = []string{
 
 // removedMark is the file, beside etcd's data, that says that etcd is no member any
 // more; tombstone is the engine's own, on which it moves the data away and joins anew.
-func removedMark(dataDir string) string {
-	return filepath.Join(dataDir, "server", "db", "etcd", "removed")
-}
-func tombstone(dataDir string) string {
-	return filepath.Join(dataDir, "server", "db", "etcd", "tombstone")
-}
+func removedMark(dataDir string) string { return filepath.Join(etcdDir(dataDir), "removed") }
+func tombstone(dataDir string) string   { return filepath.Join(etcdDir(dataDir), "tombstone") }
+
+// etcdDir is where a server's etcd keeps its data.
+func etcdDir(dataDir string) string { return filepath.Join(dataDir, "server", "db", "etcd") }
 
 // checkMembership lets a server that was removed from its cluster join again, if it
 // knows another server to join through. If not, it would wait for ever for an etcd that

@@ -246,7 +246,7 @@ func (e *Executor) sameCluster() error {
 		return nil
 	}
 	err = fmt.Errorf("this server and %s, which it joins, must be set alike: %w", server, differs)
-	if _, member := os.Stat(filepath.Join(e.config.DataDir, "server", "db", "etcd", "member")); member == nil {
+	if _, member := os.Stat(filepath.Join(etcdDir(e.config.DataDir), "member")); member == nil {
 		e.log.Warn("the servers of this cluster undo what each other deploys until all are set alike", "error", err)
 		return nil
 	}

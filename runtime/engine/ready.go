@@ -20,8 +20,11 @@ import (
 )
 
 // waitAPIServer gives a channel that closes when the API server that the
-// kubeconfig names answers /readyz. It has no limit of its own: on an agent the
-// servers may be down for hours, and the log says what is being waited for.
+// kubeconfig names answers /readyz, and is the one that this start wants: one of
+// before, which is about to be replaced, does not know the keys that secrets are
+// to be encrypted with, and would let a re-encryption end that never was. It has
+// no limit of its own: on an agent the servers may be down for hours, and the log
+// says what is being waited for.
 func (e *Executor) waitAPIServer(ctx context.Context, kubeconfig string) <-chan struct{} {
 	ready := make(chan struct{})
 	e.goWith(ctx, func(ctx context.Context) {
@@ -33,6 +36,9 @@ func (e *Executor) waitAPIServer(ctx context.Context, kubeconfig string) <-chan 
 		readyz := func(ctx context.Context) error {
 			_, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
 			return err
+		}
+		if e.runs()["kube-apiserver"] && e.settled.wait(ctx, "kube-apiserver") != nil {
+			return
 		}
 		if retry(ctx, e.log, poll, readyz, "waiting for the API server") == nil {
 			e.content.Timeline().Mark(timeline.API)

@@ -38,7 +38,9 @@ func (e *Executor) successor(ctx context.Context, c pod.Component, since time.Ti
 	}, "waiting for the successor of a static pod", "pod", c.Name)
 }
 
-// runsSince tells whether the component's pod was made after that moment and runs.
+// runsSince tells whether the component's pod was made after that moment and runs, and
+// none of before does: a kubelet that has just started makes the new one at once, which
+// cannot listen until the old one has ended, who answers in its place.
 func (e *Executor) runsSince(ctx context.Context, component string, since time.Time) error {
 	conn, err := cri.Connection(ctx, e.node.Containerd.Address)
 	if err != nil {
@@ -55,11 +57,14 @@ func (e *Executor) runsSince(ctx context.Context, component string, since time.T
 		return err
 	}
 	for _, container := range all.Containers {
-		if container.CreatedAt > since.UnixNano() {
-			return nil
+		if container.CreatedAt <= since.UnixNano() {
+			return errors.New("the one of before still runs")
 		}
 	}
-	return errors.New("the one of before still runs, or none does")
+	if len(all.Containers) == 0 {
+		return errors.New("none runs")
+	}
+	return nil
 }
 
 // answers asks a probe's address, if that needs no certificate.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/k3s-io/k3s/pkg/agent/cri"
 	"github.com/k3s-io/k3s/pkg/cli/cmds"
@@ -28,10 +29,22 @@ func (e *Executor) resets() bool {
 
 // prepareReset ends the static pods of an earlier start before the engine runs: it takes
 // the API server's port for itself while it puts another datastore in the place of the
-// one that etcd has open.
+// one that etcd has open. Nothing is ended for a snapshot that cannot be restored.
 func (e *Executor) prepareReset(ctx context.Context) error {
 	if !e.resets() {
 		return nil
+	}
+	if file := cmds.ServerConfig.ClusterResetRestorePath; file != "" {
+		if !cmds.ServerConfig.EtcdS3 {
+			if err := checkSnapshot(file); err != nil {
+				return err
+			}
+		}
+		// The engine moves the datastore aside, and gives up if there is none: on a new
+		// host, or where an earlier restore was killed between two steps.
+		if err := os.MkdirAll(etcdDir(e.config.DataDir), 0o700); err != nil {
+			return fmt.Errorf("making room for the datastore: %w", err)
+		}
 	}
 	for _, name := range components {
 		if err := os.Remove(e.manifestPath(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -60,6 +73,22 @@ func (e *Executor) prepareReset(ctx context.Context) error {
 	cancel()
 	<-exited
 	return errors.Join(err, ended)
+}
+
+// resetAdvice says, after a reset that worked, what is there now and what to do next.
+// The engine leaves a mark for itself when it has reset the datastore.
+func (e *Executor) resetAdvice(started time.Time) {
+	mark, err := os.Stat(filepath.Join(e.serverDir(), "db", "reset-flag"))
+	if !e.resets() || err != nil || mark.ModTime().Before(started) {
+		return
+	}
+	data := "what was in " + etcdDir(e.config.DataDir)
+	if file := cmds.ServerConfig.ClusterResetRestorePath; file != "" {
+		data = "the snapshot " + file
+	}
+	e.log.Info("the cluster is reset: this server is its only member", "data", data, "next",
+		"start rke2 here without --cluster-reset; then, on each other server, stop rke2, delete "+
+			filepath.Join(e.serverDir(), "db")+" and start it: it joins anew")
 }
 
 // containerdLife is how long containerd runs: when the engine ends a reset, endReset

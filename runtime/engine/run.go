@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/k3s-io/k3s/pkg/cli/agent"
 	"github.com/k3s-io/k3s/pkg/cli/cmds"
@@ -42,15 +43,19 @@ func (i *Invocation) Run(facts host.Facts, content Content, log *slog.Logger) er
 	if err := e.registerMetrics(); err != nil {
 		return err
 	}
-	start := map[config.Role]func(*cli.Context) error{
+	run := map[config.Role]func(*cli.Context) error{
 		config.Server: server.Run,
 		config.Agent:  agent.Run,
 	}[i.Config.Role]
-	err := start(i.cli)
+	started := time.Now()
+	err := run(i.cli)
 	ended := e.endReset(context.Background())
 	e.stop()
 	if ended != nil {
 		log.Warn("etcd runs on after the reset", "error", ended)
+	}
+	if e.failure() == nil {
+		e.resetAdvice(started)
 	}
 	if cause := e.failure(); cause != nil {
 		return cause

@@ -27,8 +27,7 @@ const joinLimit = 6 * time.Minute
 // firstToken is what the nodes of the test's cluster join with, until it is rotated.
 const firstToken = "a-first-secret"
 
-// cluster is three servers and an agent on one switch, and what the parts of the test
-// pass on.
+// cluster is servers and an agent on one switch, and what the parts of a test pass on.
 type cluster struct {
 	one, two, three, agent *node.Node
 	writer                 *writer
@@ -38,43 +37,53 @@ type cluster struct {
 
 func (c *cluster) servers() []*node.Node { return []*node.Node{c.one, c.two, c.three} }
 
-// allVar, set to "all", runs TestCluster whole, and TestPeer: together they take more
-// minutes than every run of the tests can give.
-const allVar = "RKE2_TEST_CLUSTER"
+// clusterPart is a step of a test of a cluster. The next one stands on it.
+type clusterPart struct {
+	name string
+	run  func(context.Context, *testing.T, *cluster)
+}
 
 // TestCluster takes three servers and an agent through what happens to a cluster.
 func TestCluster(t *testing.T) {
-	c := newCluster(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
-	defer cancel()
-	for _, part := range []struct {
-		name string
-		run  func(context.Context, *testing.T, *cluster)
-		long bool
-	}{
-		{name: "one server, then two more and an agent", run: joins},
-		{name: "runs a pod on the agent, out of the agent's own bundle", run: runsOnAgent},
-		{name: "goes on when a server's power fails, and takes it back", run: losesPower},
-		{name: "goes on when a server is cut off, and takes it back", run: losesLink},
-		{name: "lost nothing that was written", run: lostNothing},
-		{name: "rotates the server token", run: rotatesToken},
-		{name: "rotates the certificates of a server and of the agent", run: rotatesCertificates},
-		{name: "saves, lists, prunes and deletes snapshots", run: snapshots},
-		{name: "takes back an agent that was deleted", run: deletesAgent},
-		{name: "removes a server that is deleted from etcd, and takes it back", run: deletesServer},
-		{name: "goes back to a snapshot", run: restores, long: true},
-		{name: "rotates the key of secrets", run: rotatesKeys, long: true},
-		{name: "takes a server back after the reset", run: rejoins, long: true},
-		{name: "rotates the cluster's authorities", run: rotatesAuthorities, long: true},
-		{name: "reached for nothing outside", run: func(ctx context.Context, t *testing.T, c *cluster) {
+	runParts(t, newCluster(t), []clusterPart{
+		{"one server, then two more and an agent", joins},
+		{"runs a pod on the agent, out of the agent's own bundle", runsOnAgent},
+		{"goes on when a server's power fails, and takes it back", losesPower},
+		{"goes on when a server is cut off, and takes it back", losesLink},
+		{"lost nothing that was written", lostNothing},
+		{"rotates the server token", rotatesToken},
+		{"rotates the certificates of a server and of the agent", rotatesCertificates},
+		{"takes back an agent that was deleted", deletesAgent},
+		{"removes a server that is deleted from etcd, and takes it back", deletesServer},
+		{"reached for nothing outside", func(ctx context.Context, t *testing.T, c *cluster) {
 			clusterReachedNothing(ctx, t, append(c.servers(), c.agent)...)
 		}},
-	} {
+	})
+}
+
+// TestRecovery loses a server for good, sets the other back to a snapshot, and renews
+// everything that is secret in the cluster that comes of it.
+func TestRecovery(t *testing.T) {
+	runParts(t, newCluster(t), []clusterPart{
+		{"two servers and an agent", joinsTwo},
+		{"saves, lists, prunes and deletes snapshots", snapshots},
+		{"goes back to a snapshot", restores},
+		{"rotates the key of secrets", rotatesKeys},
+		{"takes a server back after the reset", rejoins},
+		{"rotates the cluster's authorities", rotatesAuthorities},
+		{"goes back to the snapshot on a new host", restoresElsewhere},
+		{"reached for nothing outside", func(ctx context.Context, t *testing.T, c *cluster) {
+			clusterReachedNothing(ctx, t, append(c.servers(), c.agent)...)
+		}},
+	})
+}
+
+func runParts(t *testing.T, c *cluster, parts []clusterPart) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+	defer cancel()
+	for _, part := range parts {
 		started := time.Now()
-		if part.long && os.Getenv(allVar) != "all" {
-			t.Logf("left out, for %s is not all: %s", allVar, part.name)
-			continue
-		}
 		if !t.Run(part.name, func(t *testing.T) { part.run(ctx, t, c) }) {
 			t.Fatalf("%q failed: what comes after it stands on it", part.name)
 		}
@@ -82,7 +91,7 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// newCluster lays the nodes out. Nothing runs yet.
+// newCluster lays three servers and an agent out. Nothing runs yet.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	p := products(t)
@@ -166,6 +175,27 @@ func joins(ctx context.Context, t *testing.T, c *cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// joinsTwo: a server, and when it is Ready a second one and an agent.
+func joinsTwo(ctx context.Context, t *testing.T, c *cluster) {
+	if err := c.one.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.one.WaitReady(ctx, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []*node.Node{c.two, c.agent} {
+		if err := n.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []*node.Node{c.two, c.agent} {
+		if err := n.WaitReady(ctx, joinLimit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.healthy(ctx, t, c.one, 2)
 }
 
 func runsOnAgent(ctx context.Context, t *testing.T, c *cluster) {

@@ -5,7 +5,6 @@ package scenarios
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -22,9 +21,6 @@ import (
 // images from a server that has them, from nobody else, and only those that its policy
 // lets in.
 func TestPeer(t *testing.T) {
-	if os.Getenv(allVar) != "all" {
-		t.Skipf("%s is not all", allVar)
-	}
 	p := products(t)
 	bundles, key := operatorsBundles(t)
 	sw, err := sealed.NewSwitch(context.WithoutCancel(t.Context()))

@@ -137,15 +137,6 @@ func encryptionStatus(ctx context.Context, n *node.Node) (e encryption, err erro
 // rotatesKeys: the way with restarts and the way without. Secrets stay readable, and
 // are encrypted in etcd with the key that is said to be in use.
 func rotatesKeys(ctx context.Context, t *testing.T, c *cluster) {
-	client, err := c.one.Client()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := client.CoreV1().Secrets("default").Create(ctx, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: keptSecret}, StringData: map[string]string{"word": "plain-" + keptSecret},
-	}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
 	first := encrypted(ctx, t, c.one, "start", "")
 	soonRun(ctx, t, c.one, "secrets-encrypt", "prepare")
 	restart(ctx, t, c.one, nil)
@@ -196,6 +187,18 @@ func encrypted(ctx context.Context, t *testing.T, n *node.Node, stage, old strin
 		t.Errorf("the secret reads %q, %v", word, err)
 	}
 	return key
+}
+
+// keepSecret makes the secret that is read again later.
+func keepSecret(ctx context.Context, n *node.Node) error {
+	client, err := n.Client()
+	if err != nil {
+		return err
+	}
+	_, err = client.CoreV1().Secrets("default").Create(ctx, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: keptSecret}, StringData: map[string]string{"word": "plain-" + keptSecret},
+	}, metav1.CreateOptions{})
+	return err
 }
 
 func readSecret(ctx context.Context, n *node.Node, name string) (string, error) {

@@ -5,6 +5,7 @@ package scenarios
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -17,10 +18,10 @@ import (
 
 const snapshotDir = node.DataDir + "/server/db/snapshots"
 
-// snapshots: the commands on a running server of three.
+// snapshots: the commands on a running server of two.
 func snapshots(ctx context.Context, t *testing.T, c *cluster) {
 	// What a snapshot is to bring back, and, later, what it is to take away.
-	if err := write(ctx, c.one, "before-the-snapshot"); err != nil {
+	if err := errors.Join(write(ctx, c.one, "before-the-snapshot"), keepSecret(ctx, c.one)); err != nil {
 		t.Fatal(err)
 	}
 	mustRun(ctx, t, c.one, "etcd-snapshot", "save", "--name", "keep")
@@ -91,21 +92,19 @@ func listed(ctx context.Context, t *testing.T, n *node.Node) []string {
 	return names
 }
 
-// restores: two of three servers are lost, and the third is set back to the snapshot.
+// restores: one of two servers is lost, and the other is set back to the snapshot.
 func restores(ctx context.Context, t *testing.T, c *cluster) {
 	if err := c.one.Stop(ctx, stopLimit); err != nil {
 		t.Fatal(err)
 	}
-	// Their etcd would go on without this one, and the agent with them.
-	for _, n := range []*node.Node{c.two, c.three} {
-		if err := n.PowerOff(); err != nil {
-			t.Fatal(err)
-		}
+	if err := c.two.PowerOff(); err != nil {
+		t.Fatal(err)
 	}
+	refusesSnapshots(ctx, t, c)
 	started := time.Now()
 	out := mustRun(ctx, t, c.one, "server", "--cluster-reset", "--cluster-reset-restore-path="+c.snapshot)
 	report(t, "cluster, reset to a snapshot", time.Since(started))
-	if !strings.Contains(out, "restart without --cluster-reset flag") {
+	if !strings.Contains(out, "start rke2 here without --cluster-reset") {
 		t.Error("the reset does not say what to do next")
 	}
 	if running, err := c.one.Find("etcd"); err != nil || len(running) > 0 {
@@ -124,7 +123,18 @@ func restores(ctx context.Context, t *testing.T, c *cluster) {
 	if err := c.one.WaitControlPlane(ctx, stepLimit); err != nil {
 		t.Fatal(err)
 	}
-	client, err := c.one.Client()
+	isOfSnapshot(ctx, t, c.one)
+	c.healthy(ctx, t, c.one, 1)
+
+	renewed(ctx, t, c.one, "worker", c.one.Started())
+	// The other is in the snapshot, and no more in etcd.
+	deleteNode(ctx, t, c.one, "two")
+}
+
+// isOfSnapshot: a server has what was there when the snapshot was taken, and no more.
+func isOfSnapshot(ctx context.Context, t *testing.T, n *node.Node) {
+	t.Helper()
+	client, err := n.Client()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,12 +145,63 @@ func restores(ctx context.Context, t *testing.T, c *cluster) {
 	if _, err := maps.Get(ctx, "after-the-snapshot", metav1.GetOptions{}); err == nil {
 		t.Error("what came after the snapshot is there")
 	}
-	c.healthy(ctx, t, c.one, 1)
+	if word, err := readSecret(ctx, n, keptSecret); err != nil || word != "plain-"+keptSecret {
+		t.Errorf("a secret of the snapshot reads %q, %v", word, err)
+	}
+}
 
-	renewed(ctx, t, c.one, "worker", c.one.Started())
-	// The others are in the snapshot, and no more in etcd.
-	deleteNode(ctx, t, c.one, "two")
-	deleteNode(ctx, t, c.one, "three")
+// restoresElsewhere: every host is lost. A new one has the snapshot's copy, the token and
+// the bundles.
+func restoresElsewhere(ctx context.Context, t *testing.T, c *cluster) {
+	whole, err := os.ReadFile(c.one.Path(c.snapshot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []*node.Node{c.one, c.two, c.agent} {
+		if err := n.PowerOff(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const backup = "/root/backup/a-snapshot"
+	if err := c.three.WriteFile(backup, whole); err != nil {
+		t.Fatal(err)
+	}
+	setOption(t, c.three, "server: ", "# server: ")
+	started := time.Now()
+	mustRun(ctx, t, c.three, "server", "--cluster-reset", "--cluster-reset-restore-path="+backup)
+	node.NextSecond()
+	if err := c.three.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.three.WaitReady(ctx, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	report(t, "cluster, a snapshot restored on a new host, to Ready", time.Since(started))
+	isOfSnapshot(ctx, t, c.three)
+	c.healthy(ctx, t, c.three, 1)
+}
+
+// refusesSnapshots: one that is not there, and one that was cut off while it was copied.
+// The control plane of the server that was stopped runs on, and its data stays.
+func refusesSnapshots(ctx context.Context, t *testing.T, c *cluster) {
+	t.Helper()
+	const half = "/root/half-a-snapshot"
+	whole, err := os.ReadFile(c.one.Path(c.snapshot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.one.WriteFile(half, whole[:len(whole)/2]); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{c.snapshot + "0": "no such file", half: "cut off"} {
+		_, err := rke2(ctx, c.one, "server", "--cluster-reset", "--cluster-reset-restore-path="+path)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "nothing was stopped or changed") {
+			t.Errorf("restoring %s: %v", path, err)
+		}
+	}
+	if running, err := c.one.Find("etcd"); err != nil || len(running) == 0 {
+		t.Errorf("etcd was ended for a snapshot that cannot be restored: %v, %v", running, err)
+	}
 }
 
 // rejoins: a server comes back with nothing, as the reset says.
