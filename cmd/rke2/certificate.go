@@ -33,10 +33,11 @@ workloads keep running. Servers one after the other, then agents.`,
 		},
 		engineCommand{
 			path: "certificate rotate-ca", short: "Give the cluster new certificate authorities",
-			long: `The folder given by --path has the new authorities' certificates and keys under the
-names that they have in <data-dir>/server/tls (server-ca.crt, server-ca.key,
-client-ca.crt, …, etcd/server-ca.crt, …, service.key). It is checked that the new
-ones are trusted by way of the old ones (cross-signed), so that nodes and
+			long: `The folder given by --path, or tls in it, has the new authorities' certificates and
+keys under the names that they have in <data-dir>/server/tls (server-ca.crt,
+server-ca.key, client-ca.crt, …, etcd/server-ca.crt, …, service.key). What is not
+there, or is the same, stays as it is; what is new is named. It is checked that the
+new ones are trusted by way of the old ones (cross-signed), so that nodes and
 workloads go on; --force leaves the check out, and then all nodes must join anew.
 The new ones are in the datastore when the command ends; they are used from the
 next start of each node: restart the servers one after the other, then the agents.`,

@@ -175,10 +175,17 @@ func RunSubcommand(path string, args []string) error {
 	case "token delete":
 		args = tokenIDs(args)
 	case "certificate rotate-ca":
-		folder := option(args, "", "path")
-		if info, err := os.Stat(folder); err != nil || !info.IsDir() {
-			return fmt.Errorf("--path %q: want the folder that holds the new CA certificates and keys, laid out as %s is", folder, filepath.Join(dataDir, "server", "tls"))
+		r, err := newRotation(option(args, "", "path"), filepath.Join(dataDir, "server", "tls"))
+		if err != nil {
+			return err
 		}
+		folder, err := r.layOut()
+		if err != nil {
+			return fmt.Errorf("laying out the new authorities: %w", err)
+		}
+		defer os.RemoveAll(folder)
+		args = append(args, "--path="+folder)
+		fmt.Println("new:", strings.Join(r.fresh, ", "))
 	}
 	app := cli.NewApp()
 	app.Name, app.HideHelp, app.DisableSliceFlagSeparator = "rke2", true, true
