@@ -208,6 +208,9 @@ func (e *Executor) Kubelet(ctx context.Context, args []string) error {
 	if e.config.Role == config.Server && !e.resets() {
 		e.goWith(ctx, e.watchMembership)
 		e.goWith(ctx, e.grantRoles)
+		if e.runs()["kube-apiserver"] {
+			e.goWith(ctx, e.keepServing)
+		}
 	}
 	e.reportStart(ctx, time.Now())
 	e.reportCharts(ctx)
