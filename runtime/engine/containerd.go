@@ -21,6 +21,9 @@ import (
 // Containerd starts containerd, whose exit ends the node, and imports images
 // while the kubelet comes up.
 func (e *Executor) Containerd(ctx context.Context, node *daemonconfig.Node) error {
+	if err := e.allMirrors(node); err != nil {
+		return err
+	}
 	if e.host.NoSysResource {
 		if err := restrictOOMScore(node.Containerd.Config); err != nil {
 			return err
@@ -82,8 +85,7 @@ func (e *Executor) Containerd(ctx context.Context, node *daemonconfig.Node) erro
 // set any more.
 func noRegistries(folder string) error {
 	file := filepath.Join(folder, "_default", "hosts.toml")
-	const document = "server = \"https://offline.invalid\"\ncapabilities = [\"push\"]\n"
-	return durable.WriteFile(file, []byte(templates.HostsTomlHeader+document), 0o600)
+	return durable.WriteFile(file, []byte(templates.HostsTomlHeader+nowhere), 0o600)
 }
 
 // awaitCRI returns when containerd answers, or at once when it exited.

@@ -58,6 +58,7 @@ type Executor struct {
 	etcdReady      chan struct{}
 	criReady       chan struct{}
 	node           *daemonconfig.Node
+	everyMirror    *registries.Mirror // that of every registry; see sharesImages
 
 	children sync.WaitGroup
 	stopping context.Context // ends the children; see stop
@@ -126,10 +127,10 @@ func (e *Executor) Bootstrap(ctx context.Context, node *daemonconfig.Node, agent
 	}
 	node.AgentConfig.PauseImage = e.content.Pinned(pause.String())
 	switch {
-	case !e.config.Offline || node.AgentConfig.Registry == nil:
+	case node.AgentConfig.Registry == nil:
 	case node.EmbeddedRegistry:
-		e.peersOnly(node)
-	default:
+		e.sharesImages(node)
+	case e.config.Offline:
 		if len(node.AgentConfig.Registry.Mirrors) > 0 {
 			e.log.Warn("the mirrors of the registry configuration are not used: offline is set", "file", e.config.PrivateRegistry)
 		}

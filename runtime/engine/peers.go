@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	agentcontainerd "github.com/k3s-io/k3s/pkg/agent/containerd"
 	"github.com/k3s-io/k3s/pkg/agent/templates"
 	daemonconfig "github.com/k3s-io/k3s/pkg/daemons/config"
 	"github.com/k3s-io/k3s/pkg/spegel"
@@ -17,23 +18,98 @@ import (
 	"github.com/rancher/rke2/runtime/durable"
 )
 
-// peersOnly has containerd ask the other nodes for every image, and nobody else: offline
-// means no registry, and with the embedded registry the nodes are each other's.
-func (e *Executor) peersOnly(node *daemonconfig.Node) {
-	peers := "https://" + net.JoinHostPort(spegel.DefaultRegistry.InternalAddress, spegel.DefaultRegistry.RegistryPort) + "/v2"
+// sharer is content whose images other nodes can have.
+type sharer interface {
+	// AskPeers is told that images which no bundle has may come from other nodes.
+	AskPeers()
+	// Registries are those that the images are named after.
+	Registries() []string
+}
+
+// anyRegistry stands for every registry in a configuration of mirrors.
+const anyRegistry = "*"
+
+// sharesImages sets the embedded registry up, with which nodes have images from each
+// other. Offline means no registry, so that nobody else is asked then.
+//
+// The engine's embedded registry takes the name for every registry for one registry's,
+// and then offers nothing to anybody. So it gets to know the registries that the bundles'
+// images are named after; containerd gets to know about every registry, later (allMirrors).
+func (e *Executor) sharesImages(node *daemonconfig.Node) {
 	registry := node.AgentConfig.Registry
-	for host, mirror := range registry.Mirrors {
-		mirror.Endpoints, mirror.Rewrites = []string{peers}, nil
-		registry.Mirrors[host] = mirror
+	if registry.Mirrors == nil {
+		registry.Mirrors = map[string]registries.Mirror{}
 	}
-	if _, ok := registry.Mirrors["*"]; !ok {
-		registry.Mirrors["*"] = registries.Mirror{Endpoints: []string{peers}}
+	shared, _ := e.content.(sharer)
+	if e.config.Offline {
+		peers := "https://" + net.JoinHostPort(spegel.DefaultRegistry.InternalAddress, spegel.DefaultRegistry.RegistryPort) + "/v2"
+		for host, mirror := range registry.Mirrors {
+			mirror.Endpoints, mirror.Rewrites = []string{peers}, nil
+			registry.Mirrors[host] = mirror
+		}
+		if _, ok := registry.Mirrors[anyRegistry]; !ok {
+			registry.Mirrors[anyRegistry] = registries.Mirror{Endpoints: []string{peers}}
+		}
+		node.Containerd.NoDefault = true
+		if shared != nil {
+			shared.AskPeers()
+		}
+		e.log.Info("images that no bundle here has are asked of the other nodes, and of nobody else", "registry", peers)
 	}
-	node.Containerd.NoDefault = true
-	if c, ok := e.content.(interface{ AskPeers() }); ok {
-		c.AskPeers()
+	every, ok := registry.Mirrors[anyRegistry]
+	if !ok || shared == nil {
+		return
 	}
-	e.log.Info("images that no bundle here has are asked of the other nodes, and of nobody else", "registry", peers)
+	e.everyMirror = &every
+	delete(registry.Mirrors, anyRegistry)
+	for _, host := range shared.Registries() {
+		if _, own := registry.Mirrors[host]; !own {
+			registry.Mirrors[host] = every
+		}
+	}
+}
+
+// allMirrors gives containerd its mirrors when the embedded registry has taken note of
+// its own: also those of every registry that has none of its own, and no way around them
+// where there is to be none.
+func (e *Executor) allMirrors(node *daemonconfig.Node) error {
+	if e.everyMirror != nil {
+		node.AgentConfig.Registry.Mirrors[anyRegistry] = *e.everyMirror
+		if err := agentcontainerd.SetupContainerdConfig(node); err != nil {
+			return fmt.Errorf("configuring containerd's mirrors: %w", err)
+		}
+	}
+	if !node.Containerd.NoDefault {
+		return nil
+	}
+	files, err := filepath.Glob(filepath.Join(node.Containerd.Registry, "*", "hosts.toml"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if err := withoutDefault(file); err != nil {
+			return fmt.Errorf("configuring containerd's mirrors: %w", err)
+		}
+	}
+	return nil
+}
+
+// nowhere is a server that is never asked to pull from. It stands where containerd would
+// take the registry itself for the last of the mirrors.
+const nowhere = "server = \"https://offline.invalid\"\ncapabilities = [\"push\"]\n"
+
+// withoutDefault makes a registry's mirrors, in a file that the engine has generated, all
+// that is asked. An operator's own file stays as it is.
+func withoutDefault(file string) error {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	rest, generated := strings.CutPrefix(string(raw), templates.HostsTomlHeader)
+	if !generated || strings.HasPrefix(strings.TrimSpace(rest), "server") {
+		return nil
+	}
+	return durable.WriteFile(file, []byte(templates.HostsTomlHeader+nowhere+rest), 0o600)
 }
 
 // checksPulls tells whether what containerd pulls must pass the trust policy. Without the

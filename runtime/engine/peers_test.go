@@ -2,11 +2,14 @@ package engine
 
 import (
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/k3s-io/k3s/pkg/agent/templates"
 	daemonconfig "github.com/k3s-io/k3s/pkg/daemons/config"
 	"github.com/k3s-io/k3s/pkg/spegel"
 	"github.com/pelletier/go-toml/v2"
@@ -16,22 +19,63 @@ import (
 	"github.com/rancher/rke2/runtime/config"
 )
 
-func TestPeersOnly(t *testing.T) {
+// shelf is content with images of two registries.
+type shelf struct {
+	Content
+	asksPeers bool
+}
+
+func (s *shelf) AskPeers()            { s.asksPeers = true }
+func (s *shelf) Registries() []string { return []string{"docker.io", "registry.example"} }
+
+func TestSharesImages(t *testing.T) {
 	before := *spegel.DefaultRegistry
 	t.Cleanup(func() { *spegel.DefaultRegistry = before })
 	spegel.DefaultRegistry.InternalAddress, spegel.DefaultRegistry.RegistryPort = "127.0.0.1", "9345"
+	const peers = "https://127.0.0.1:9345/v2"
 	node := &daemonconfig.Node{}
 	node.AgentConfig.Registry = &registries.Registry{Mirrors: map[string]registries.Mirror{
-		"docker.io": {Endpoints: []string{"https://127.0.0.1:9345/v2", "https://registry.example"}, Rewrites: map[string]string{"a": "b"}},
+		"docker.io": {Endpoints: []string{peers, "https://registry.example"}, Rewrites: map[string]string{"a": "b"}},
 	}}
-	e := &Executor{log: slog.New(slog.DiscardHandler)}
-	e.peersOnly(node)
-	if !node.Containerd.NoDefault || len(node.AgentConfig.Registry.Mirrors) != 2 {
-		t.Errorf("%+v", node)
+	content := &shelf{}
+	e := &Executor{log: slog.New(slog.DiscardHandler), config: config.Config{Offline: true}, content: content}
+	e.sharesImages(node)
+	if !node.Containerd.NoDefault || !content.asksPeers {
+		t.Errorf("%+v, peers are asked: %t", node.Containerd, content.asksPeers)
+	}
+	// The engine's registry must not see a name for all.
+	if hosts := slices.Sorted(maps.Keys(node.AgentConfig.Registry.Mirrors)); !slices.Equal(hosts, content.Registries()) {
+		t.Errorf("it shares images of %q", hosts)
 	}
 	for host, m := range node.AgentConfig.Registry.Mirrors {
-		if len(m.Endpoints) != 1 || m.Endpoints[0] != "https://127.0.0.1:9345/v2" || len(m.Rewrites) > 0 {
+		if len(m.Endpoints) != 1 || m.Endpoints[0] != peers || len(m.Rewrites) > 0 {
 			t.Errorf("%s: %+v", host, m)
+		}
+	}
+
+	// Not offline, it shares what the operator names.
+	node = &daemonconfig.Node{}
+	node.AgentConfig.Registry = &registries.Registry{Mirrors: map[string]registries.Mirror{"quay.example": {}}}
+	e = &Executor{log: e.log, content: &shelf{}}
+	e.sharesImages(node)
+	if len(node.AgentConfig.Registry.Mirrors) != 1 || node.Containerd.NoDefault || e.everyMirror != nil {
+		t.Errorf("%+v", node.AgentConfig.Registry.Mirrors)
+	}
+}
+
+func TestWithoutDefault(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "hosts.toml")
+	for content, want := range map[string]string{
+		templates.HostsTomlHeader + "\n[host]\n":                 templates.HostsTomlHeader + nowhere + "\n[host]\n",
+		templates.HostsTomlHeader + "\nserver = \"x\"\n[host]\n": templates.HostsTomlHeader + "\nserver = \"x\"\n[host]\n",
+		"# an operator's own\n[host]\n":                          "# an operator's own\n[host]\n",
+	} {
+		write(t, file, content)
+		if err := withoutDefault(file); err != nil {
+			t.Error(err)
+		}
+		if got, err := os.ReadFile(file); err != nil || string(got) != want {
+			t.Errorf("of %q came %q, want %q (%v)", content, got, want, err)
 		}
 	}
 }

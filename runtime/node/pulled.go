@@ -2,6 +2,9 @@ package node
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -13,6 +16,24 @@ import (
 // AskPeers says that the other nodes are asked for images that no bundle here has, also
 // offline: that no registry is asked is then the engine's affair. To be called before Import.
 func (c *Content) AskPeers() { c.config.Offline = false }
+
+// Registries are those that the bundles' images are named after, and docker.io.
+func (c *Content) Registries() []string {
+	hosts := map[string]bool{"docker.io": true}
+	for _, file := range c.folder.Files {
+		if file.Archive == nil {
+			continue
+		}
+		for _, image := range file.Archive.Images() {
+			for _, name := range image.Names() {
+				if host, _, named := strings.Cut(name, "/"); named {
+					hosts[host] = true
+				}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(hosts))
+}
 
 // AdmitPull decides about an image that containerd is about to pull, from a registry or
 // from another node, under a reference that has resolved to a digest: it says on what
