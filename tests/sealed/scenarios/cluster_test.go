@@ -33,6 +33,9 @@ type cluster struct {
 	writer                 *writer
 	snapshot               string // a snapshot's file on one
 	token                  string // what nodes join with now
+
+	// member lays a node out on the switch.
+	member func(t *testing.T, name, address string, role node.Role, server *node.Node) *node.Node
 }
 
 func (c *cluster) servers() []*node.Node { return []*node.Node{c.one, c.two, c.three} }
@@ -45,7 +48,7 @@ type clusterPart struct {
 
 // TestCluster takes three servers and an agent through what happens to a cluster.
 func TestCluster(t *testing.T) {
-	runParts(t, newCluster(t), []clusterPart{
+	runParts(t, []clusterPart{
 		{"one server, then two more and an agent", joins},
 		{"runs a pod on the agent, out of the agent's own bundle", runsOnAgent},
 		{"goes on when a server's power fails, and takes it back", losesPower},
@@ -64,7 +67,7 @@ func TestCluster(t *testing.T) {
 // TestRecovery loses a server for good, sets the other back to a snapshot, and renews
 // everything that is secret in the cluster that comes of it.
 func TestRecovery(t *testing.T) {
-	runParts(t, newCluster(t), []clusterPart{
+	runParts(t, []clusterPart{
 		{"two servers and an agent", joinsTwo},
 		{"saves, lists, prunes and deletes snapshots", snapshots},
 		{"goes back to a snapshot", restores},
@@ -78,8 +81,12 @@ func TestRecovery(t *testing.T) {
 	})
 }
 
-func runParts(t *testing.T, c *cluster, parts []clusterPart) {
+// runParts runs the parts of a test one after the other, beside another test of the kind:
+// most of what they do is to wait for what goes by the half minute.
+func runParts(t *testing.T, parts []clusterPart) {
 	t.Helper()
+	t.Parallel()
+	c := newCluster(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	for _, part := range parts {
@@ -109,7 +116,9 @@ func newCluster(t *testing.T) *cluster {
 		Binary: p.Binary, Bundles: append(bundles, p.Bundle), Plugins: plugins(t, p),
 		Trust: map[string][]byte{"operator.pub": key}, Token: firstToken, Switch: sw,
 	}
-	member := func(name, address string, role node.Role, server *node.Node) *node.Node {
+	c := &cluster{token: firstToken}
+	c.member = func(t *testing.T, name, address string, role node.Role, server *node.Node) *node.Node {
+		t.Helper()
 		o := opts
 		o.Name, o.Address, o.Role, o.Server = name, address+"/24", role, server
 		o.Config = map[string]any{"image-verification": "all"}
@@ -118,11 +127,10 @@ func newCluster(t *testing.T) *cluster {
 		}
 		return newNode(t, o)
 	}
-	c := &cluster{token: firstToken}
-	c.one = member("one", "198.51.100.11", node.Server, nil)
-	c.two = member("two", "198.51.100.12", node.Server, c.one)
-	c.three = member("three", "198.51.100.13", node.Server, c.one)
-	c.agent = member("worker", "198.51.100.21", node.Agent, c.one)
+	c.one = c.member(t, "one", "198.51.100.11", node.Server, nil)
+	c.two = c.member(t, "two", "198.51.100.12", node.Server, c.one)
+	c.three = c.member(t, "three", "198.51.100.13", node.Server, c.one)
+	c.agent = c.member(t, "worker", "198.51.100.21", node.Agent, c.one)
 	return c
 }
 

@@ -64,7 +64,7 @@ func newNode(t *testing.T, opts node.Options) *node.Node {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			dir := filepath.Join(logsDir(), regexp.MustCompile(`[^A-Za-z0-9]+`).ReplaceAllString(t.Name(), "-")+time.Now().Format("-20060102-150405"))
+			dir := filepath.Join(logsDir(), regexp.MustCompile(`[^A-Za-z0-9]+`).ReplaceAllString(t.Name(), "-")+"-"+n.Name()+time.Now().Format("-20060102-150405"))
 			err := n.Collect(ctx, dir)
 			t.Logf("the node's logs are in %s (%v)", dir, err)
 		}

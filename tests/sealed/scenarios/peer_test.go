@@ -21,6 +21,7 @@ import (
 // images from a server that has them, from nobody else, and only those that its policy
 // lets in.
 func TestPeer(t *testing.T) {
+	t.Parallel()
 	p := products(t)
 	bundles, key := operatorsBundles(t)
 	sw, err := sealed.NewSwitch(context.WithoutCancel(t.Context()))

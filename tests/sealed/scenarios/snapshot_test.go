@@ -163,22 +163,23 @@ func restoresElsewhere(ctx context.Context, t *testing.T, c *cluster) {
 		}
 	}
 	const backup = "/root/backup/a-snapshot"
-	if err := c.three.WriteFile(backup, whole); err != nil {
+	n := c.member(t, "four", "198.51.100.14", node.Server, nil)
+	if err := n.WriteFile(backup, whole); err != nil {
 		t.Fatal(err)
 	}
-	setOption(t, c.three, "server: ", "# server: ")
 	started := time.Now()
-	mustRun(ctx, t, c.three, "server", "--cluster-reset", "--cluster-reset-restore-path="+backup)
+	mustRun(ctx, t, n, "server", "--cluster-reset", "--cluster-reset-restore-path="+backup)
 	node.NextSecond()
-	if err := c.three.Start(ctx); err != nil {
+	if err := n.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.three.WaitReady(ctx, bootLimit); err != nil {
+	if err := n.WaitReady(ctx, bootLimit); err != nil {
 		t.Fatal(err)
 	}
 	report(t, "cluster, a snapshot restored on a new host, to Ready", time.Since(started))
-	isOfSnapshot(ctx, t, c.three)
-	c.healthy(ctx, t, c.three, 1)
+	isOfSnapshot(ctx, t, n)
+	c.healthy(ctx, t, n, 1)
+	clusterReachedNothing(ctx, t, n)
 }
 
 // refusesSnapshots: one that is not there, and one that was cut off while it was copied.
