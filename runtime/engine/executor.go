@@ -136,6 +136,9 @@ func (e *Executor) Bootstrap(ctx context.Context, node *daemonconfig.Node, agent
 		}
 		node.AgentConfig.Registry = &registries.Registry{}
 	}
+	if registry := node.AgentConfig.Registry; registry != nil {
+		e.adaptRewrites(registry, peersEndpoint())
+	}
 	// Shims are started from, and keep running in, the versioned folder.
 	if err := os.Setenv("PATH", e.content.Bin()+string(os.PathListSeparator)+os.Getenv("PATH")); err != nil {
 		return err

@@ -26,6 +26,11 @@ type sharer interface {
 	Registries() []string
 }
 
+// peersEndpoint is where the embedded registry listens on each node.
+func peersEndpoint() string {
+	return "https://" + net.JoinHostPort(spegel.DefaultRegistry.InternalAddress, spegel.DefaultRegistry.RegistryPort) + "/v2"
+}
+
 // anyRegistry stands for every registry in a configuration of mirrors.
 const anyRegistry = "*"
 
@@ -42,7 +47,7 @@ func (e *Executor) sharesImages(node *daemonconfig.Node) {
 	}
 	shared, _ := e.content.(sharer)
 	if e.config.Offline {
-		peers := "https://" + net.JoinHostPort(spegel.DefaultRegistry.InternalAddress, spegel.DefaultRegistry.RegistryPort) + "/v2"
+		peers := peersEndpoint()
 		for host, mirror := range registry.Mirrors {
 			mirror.Endpoints, mirror.Rewrites = []string{peers}, nil
 			registry.Mirrors[host] = mirror
