@@ -121,8 +121,11 @@ func newDepot(t *testing.T, p node.Products) *depot {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"/bundles/core.tar"}, {"/bundles/stranger.tar", "--insecure-unverified"}} {
-		push := append([]string{"bundle", "push", "--ca-file", d.server.CAFile}, append(args, d.server.Addr)...)
+	for _, args := range [][]string{
+		{"/bundles/core.tar", d.server.Addr}, {"/bundles/core.tar", d.server.Addr + "/cache"},
+		{"/bundles/stranger.tar", "--insecure-unverified", d.server.Addr},
+	} {
+		push := append([]string{"bundle", "push", "--ca-file", d.server.CAFile}, args...)
 		if out, err := d.host.Command(t.Context(), "rke2", push...).CombinedOutput(); err != nil {
 			t.Fatalf("pushing: %v\n%s", err, out)
 		}
@@ -222,8 +225,10 @@ func saysWhatIsWrong(_ context.Context, t *testing.T, d *depot) {
 	}
 }
 
+// bootsFromRegistry: with all images below one folder there, as a cache of registries has
+// them; the runtime image is fetched by rke2, the others by containerd.
 func bootsFromRegistry(ctx context.Context, t *testing.T, d *depot) {
-	d.registries(t, "", "")
+	d.registries(t, `"]`, `"]`+"\n    rewrite: {\"^(.*)$\": \"cache/$1\"}")
 	if err := d.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
