@@ -91,6 +91,18 @@ func Supported() error {
 	return nil
 }
 
+// makeState makes a directory of its own for a host's state.
+func makeState(prefix string) (string, error) {
+	if err := mkdir(Base(), 0o755); err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(Base(), prefix)
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o755)
+}
+
 // New makes a host and starts it. When ctx is done the host ends as by Close,
 // which must be called all the same.
 func New(ctx context.Context, opts Options) (*Host, error) {
@@ -116,9 +128,14 @@ func New(ctx context.Context, opts Options) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{opts: opts}
+	cgroup := run + "-" + opts.Name
 	if opts.State == "" {
 		h.ownsState = true
-		opts.State = filepath.Join(Base(), run+"-"+opts.Name)
+		// Tests that run side by side may use the same names.
+		if opts.State, err = makeState(cgroup + "-"); err != nil {
+			return nil, fmt.Errorf("sealed host %s: state: %w", opts.Name, err)
+		}
+		cgroup = filepath.Base(opts.State)
 	}
 	if opts.State, err = filepath.Abs(opts.State); err != nil {
 		return nil, err
@@ -128,7 +145,7 @@ func New(ctx context.Context, opts Options) (*Host, error) {
 	}
 	h.plan = plan{
 		Name: opts.Name, State: opts.State, Address: opts.Address, Gateway: gateway.String(),
-		Env: opts.Env, Binds: opts.Binds, Cgroup: run + "-" + opts.Name,
+		Env: opts.Env, Binds: opts.Binds, Cgroup: cgroup,
 	}
 	if err := h.boot(ctx); err != nil {
 		if h.ownsState {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -155,8 +156,11 @@ func holdHost(how string) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGUSR1)
 	fmt.Println(h.Init(), h.State())
 	if how == "panic" {
+		<-told
 		panic("as a test would")
 	}
 	time.Sleep(time.Minute)
@@ -171,7 +175,7 @@ func TestDeathOfTheCaller(t *testing.T) {
 		signal syscall.Signal
 		keeper bool // is killed too
 	}{
-		{how: "panic"},
+		{how: "panic", signal: syscall.SIGUSR1},
 		{how: "interrupt", signal: syscall.SIGINT},
 		{how: "terminate", signal: syscall.SIGTERM},
 		{how: "kill", signal: syscall.SIGKILL},
