@@ -49,7 +49,11 @@ func TestRotation(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer os.RemoveAll(folder)
+			defer func() {
+				if err := os.RemoveAll(folder); err != nil {
+					t.Error(err)
+				}
+			}()
 			for _, file := range []string{"server-ca.crt", "etcd/peer-ca.key", serviceKey} {
 				want := ""
 				if slices.Contains(c.fresh, file) {

@@ -183,7 +183,7 @@ func RunSubcommand(path string, args []string) error {
 		if err != nil {
 			return fmt.Errorf("laying out the new authorities: %w", err)
 		}
-		defer os.RemoveAll(folder)
+		defer func() { _ = os.RemoveAll(folder) }() // links only
 		args = append(args, "--path="+folder)
 		fmt.Println("new:", strings.Join(r.fresh, ", "))
 	}

@@ -26,7 +26,8 @@ func snapshots(ctx context.Context, t *testing.T, c *cluster) {
 	}
 	mustRun(ctx, t, c.one, "etcd-snapshot", "save", "--name", "keep")
 	for range 2 {
-		// Their names have the second that they were taken in.
+		// Their names have the second that they were taken in, rounded up or down.
+		node.NextSecond()
 		node.NextSecond()
 		mustRun(ctx, t, c.one, "etcd-snapshot", "save", "--name", "old", "--snapshot-compress")
 	}
