@@ -172,6 +172,8 @@ func RunSubcommand(path string, args []string) error {
 		if next := option(args, "", "new-token"); bootstrapToken.MatchString(next) {
 			return fmt.Errorf("--new-token %s has the form of a bootstrap token, which a server token must not have: give another, or none to have one made up", next)
 		}
+	case "secrets-encrypt rotate-keys":
+		fmt.Fprintln(os.Stderr, "waiting for the API server to take the new key, which it looks for once a minute; then every Secret is written anew")
 	case "token delete":
 		args = tokenIDs(args)
 	case "certificate rotate-ca":
