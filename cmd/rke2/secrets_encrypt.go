@@ -5,11 +5,12 @@ import "github.com/spf13/cobra"
 // newSecretsEncryptCommand is `rke2 secrets-encrypt`.
 func newSecretsEncryptCommand() *cobra.Command {
 	return engineGroup("secrets-encrypt", "See to the key that Secrets are encrypted with in etcd",
-		`Two ways change the key. On a running cluster, without any restart:
+		`Two ways change the key. With one server, without any restart:
 
   rke2 secrets-encrypt rotate-keys
 
-Or in three steps, each followed by a restart of all servers, one after the other:
+With several, in three steps, each followed by a restart of all servers, one after the
+other, so that all of them can read all Secrets all the time:
 
   rke2 secrets-encrypt prepare       # a new key, that can only decrypt
   rke2 secrets-encrypt rotate        # the new key encrypts, the old one decrypts
@@ -54,7 +55,10 @@ it has finished. Restart all servers afterwards.`,
 		},
 		engineCommand{
 			path: "secrets-encrypt rotate-keys", short: "All at once: a new key, every Secret written again, the old key dropped",
-			long:    "No server is restarted. The command returns when the last Secret is written.",
+			long: `This server is not restarted. The command returns when the last Secret is written: after
+a minute or two, for the API server looks for new keys once a minute. Other servers
+cannot read Secrets from then on until they are restarted: with several servers take
+the three steps instead.`,
 			example: "  rke2 secrets-encrypt rotate-keys",
 		},
 	)
