@@ -3,6 +3,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,19 +22,23 @@ import (
 var ControlPlane = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
 
 // Client speaks to a server's API server with the kubeconfig that it wrote, through
-// that host; an agent's is that of the server it was made for. It is made once.
+// that host; an agent's is that of the server it was made for. It is made once for each
+// kubeconfig: a server that was set back to another's snapshot writes a new one.
 func (n *Node) Client() (*kubernetes.Clientset, error) {
 	if n.api != n {
 		return n.api.Client()
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.client != nil {
-		return n.client, nil
-	}
 	raw, err := os.ReadFile(n.Path(Kubeconfig))
 	if err != nil {
+		if n.client != nil {
+			return n.client, nil // while the host is off
+		}
 		return nil, err
+	}
+	if n.client != nil && bytes.Equal(raw, n.kubeconfig) {
+		return n.client, nil
 	}
 	config, err := clientcmd.RESTConfigFromKubeConfig(raw)
 	if err != nil {
@@ -42,8 +47,11 @@ func (n *Node) Client() (*kubernetes.Clientset, error) {
 	config.Dial = n.DialContext
 	config.QPS, config.Burst = 100, 100
 	config.Timeout = 5 * time.Second
-	n.client, err = kubernetes.NewForConfig(config)
-	return n.client, err
+	client, err := kubernetes.NewForConfig(config)
+	if err == nil {
+		n.client, n.kubeconfig = client, raw
+	}
+	return client, err
 }
 
 // WaitAPI waits until the API server says that it is ready.

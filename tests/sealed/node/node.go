@@ -95,11 +95,12 @@ type Node struct {
 	role Role
 	api  *Node // whose API server speaks for this node: its own, or an agent's server's
 
-	mu      sync.Mutex
-	run     *sealed.Cmd
-	started time.Time
-	logFrom int64 // size of the log when run started
-	client  *kubernetes.Clientset
+	mu         sync.Mutex
+	run        *sealed.Cmd
+	started    time.Time
+	logFrom    int64 // size of the log when run started
+	client     *kubernetes.Clientset
+	kubeconfig []byte // that the client was made from
 }
 
 // New makes the host and lays out the node's files. It does not start rke2.
