@@ -220,6 +220,14 @@ remove_state() {
 # the kernel.
 remove_cgroups() {
   removed=0
+  # Where systemd made them for the kubelet, it has a unit for each, and takes them away.
+  if [ -d /run/systemd/system ] && have systemctl && systemctl --quiet is-active kubepods.slice; then
+    if systemctl stop kubepods.slice; then
+      say "stopped kubepods.slice"
+    else
+      warn "systemctl stop kubepods.slice failed"
+    fi
+  fi
   for dir in /sys/fs/cgroup/kubepods /sys/fs/cgroup/kubepods.slice /sys/fs/cgroup/*/kubepods /sys/fs/cgroup/*/kubepods.slice; do
     [ ! -d "$dir" ] || remove_cgroup "$dir"
   done

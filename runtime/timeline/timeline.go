@@ -90,9 +90,18 @@ func (l *Line) Mark(phase Phase) {
 	if !known {
 		l.marks = append(l.marks, mark{phase, time.Since(l.started)})
 	}
+	status := next[phase]
+	if phase == Images {
+		// How far the import is was the last word: what else goes on is again now.
+		for _, m := range l.marks {
+			if slices.Contains(afterContainerd, m.phase) {
+				status = next[m.phase]
+			}
+		}
+	}
 	l.mu.Unlock()
-	if next := next[phase]; next != "" && !known {
-		l.Status(next)
+	if status != "" && !known {
+		l.Status(status)
 	}
 }
 
@@ -102,12 +111,16 @@ var next = map[Phase]string{
 	Verify:     "staging the runtime",
 	Stage:      "starting containerd",
 	Containerd: "importing images, starting the kubelet",
+	Images:     "starting the kubelet",
 	Etcd:       "waiting for the API server",
 	API:        "waiting for this node to be Ready",
 	Ready:      "waiting for this node's static pods",
 	Pods:       "running",
 	Charts:     "running",
 }
+
+// afterContainerd are the phases that the import of images goes on beside.
+var afterContainerd = []Phase{Etcd, API, Ready, Pods, Charts}
 
 // Status says what the node is doing now, between marks: "importing images: 1.2 of 2 GB".
 func (l *Line) Status(text string) {

@@ -36,6 +36,27 @@ func TestLine(t *testing.T) {
 	}
 }
 
+// TestStatusAfterTheImport: when all images are there, the last word is not how far their
+// import was, but what else goes on.
+func TestStatusAfterTheImport(t *testing.T) {
+	for want, marks := range map[string][]Phase{
+		"starting the kubelet": {Stage, Containerd, Images}, "running": {Stage, Containerd, Etcd, API, Ready, Pods, Images},
+		"waiting for this node to be Ready": {Containerd, Etcd, Images, API},
+	} {
+		var said string
+		line := New(Cold, time.Now(), func(s string) { said = s })
+		for _, m := range marks {
+			if m == Images {
+				line.Status("importing images: 9 of 9")
+			}
+			line.Mark(m)
+		}
+		if said != want {
+			t.Errorf("after %q it says %q, want %q", marks, said, want)
+		}
+	}
+}
+
 func TestFirstMarkCounts(t *testing.T) {
 	line := New(Cold, time.Now(), nil)
 	line.Mark(Ready)

@@ -268,10 +268,14 @@ func (n *Node) Started() time.Time {
 	return n.started
 }
 
-// Exited is closed when the rke2 that was started last has ended.
+// Exited is closed when the rke2 that [Node.Start] started last has ended. Where something
+// else starts rke2, nobody hears of it.
 func (n *Node) Exited() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.run == nil {
+		return nil
+	}
 	return n.run.Done()
 }
 
