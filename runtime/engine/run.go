@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/k3s-io/k3s/pkg/cli/agent"
@@ -36,6 +37,7 @@ func (i *Invocation) Run(facts host.Facts, content Content, log *slog.Logger) er
 			return fmt.Errorf("taking back the chart %s: %w", name, err)
 		}
 	}
+	i.warnOfExternalAddress(log)
 	if err := e.prepareReset(context.Background()); err != nil {
 		return fmt.Errorf("preparing the reset: %w", err)
 	}
@@ -67,4 +69,14 @@ func (i *Invocation) Run(facts host.Facts, content Content, log *slog.Logger) er
 		return fmt.Errorf("running the %s: %w", i.Config.Role, err)
 	}
 	return nil
+}
+
+// warnOfExternalAddress says what an external address of the node does not do here.
+func (i *Invocation) warnOfExternalAddress(log *slog.Logger) {
+	addresses := cmds.AgentConfig.NodeExternalIP.Value()
+	if len(addresses) == 0 || i.cli.String("cloud-provider-name") == "external" {
+		return
+	}
+	log.Warn("node-external-ip goes into certificates and is what servers advertise, but not into the status of the node: a cloud controller manager would put it there; deploy one and set cloud-provider-name: external",
+		"node-external-ip", strings.Join(addresses, ","))
 }
