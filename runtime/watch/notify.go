@@ -46,10 +46,11 @@ func (n *notifier) pass() {
 }
 
 // watch makes dirs the folders that are watched. One that was removed and made again is
-// another one, so it is asked which are.
-func (n *notifier) watch(dirs []string) {
+// another one, so it is asked which are. It tells whether one is watched from now on: what
+// happened in there before was not told of.
+func (n *notifier) watch(dirs []string) (more bool) {
 	if n.inner == nil {
-		return
+		return false
 	}
 	watched := n.inner.WatchList()
 	for _, dir := range watched {
@@ -58,10 +59,11 @@ func (n *notifier) watch(dirs []string) {
 		}
 	}
 	for _, dir := range dirs {
-		if !slices.Contains(watched, dir) {
-			_ = n.inner.Add(dir) // where it fails, polling is left
+		if !slices.Contains(watched, dir) && n.inner.Add(dir) == nil { // else polling is left
+			more = true
 		}
 	}
+	return more
 }
 
 func (n *notifier) close() {

@@ -110,7 +110,9 @@ func (w *watcher) run(ctx context.Context, out chan<- []Change) {
 	defer told.close()
 	for {
 		changes := w.look(time.Now())
-		told.watch(w.dirs)
+		for len(changes) == 0 && told.watch(w.dirs) {
+			changes = w.look(time.Now())
+		}
 		if len(changes) > 0 {
 			select {
 			case <-ctx.Done():
