@@ -335,8 +335,13 @@ func (c *charted) setting(t *testing.T, n *node.Node, text string) {
 	}
 }
 
+// apiService is the API's address in the cluster, which means nothing outside of it. A pod
+// on the host's network that asks for it before its node's kube-proxy has its rules (after
+// a power cut, or while the proxy's mode changes) sends to the gateway, and asks again.
+const apiService = "tcp 10.43.0.1:443"
+
 // askedNobody: the nodes sent nothing beyond each other but questions of the cluster's name
-// server to the operator's.
+// server to the operator's, and for the API before there was a proxy.
 func askedNobody(_ context.Context, t *testing.T, c *charted) {
 	for _, n := range c.nodes() {
 		sent, err := n.Outside()
@@ -344,7 +349,7 @@ func askedNobody(_ context.Context, t *testing.T, c *charted) {
 			t.Fatal(err)
 		}
 		for _, to := range sent {
-			if !forwarded.MatchString(to) {
+			if to != apiService && !forwarded.MatchString(to) {
 				t.Errorf("%s sent something to %s", n.Name(), to)
 			}
 		}
