@@ -31,7 +31,9 @@ export RKE2_DIST := $(abspath $(DIST))
 RKE2_BUILD := $(DIST)/rke2-build
 LINT       := $(DIST)/tools/golangci-lint
 
-# Our own programs in images are modules of their own.
+# Our own programs in images are modules of their own, tested as they are built for images,
+# so that nothing is compiled twice.
+AS_IN_IMAGES := CGO_ENABLED=0 GOFLAGS='-trimpath -buildvcs=false'
 OWN_PROGRAMS := $(sort $(dir $(shell find images -mindepth 2 -name '*_test.go' -not -path '*/*/*/*/*')))
 
 # What the two programs are linked from, so that nothing changed is nothing done. Files
@@ -92,7 +94,7 @@ test: airgap lint test-unit test-rebuild test-sealed ## All tests, a boot on a s
 .PHONY: test-unit
 test-unit: ## Unit and integration tests (need the products of `make airgap`)
 	go test -timeout 30m $$(go list ./... | grep -v -e /tests/sealed -e /tests/bench)
-	@for d in $(OWN_PROGRAMS); do echo "go test ./$$d/..." && (cd $$d && GOFLAGS= go test ./...) || exit 1; done
+	@for d in $(OWN_PROGRAMS); do echo "go test ./$$d/..." && (cd $$d && $(AS_IN_IMAGES) go test ./...) || exit 1; done
 
 .PHONY: test-rebuild
 test-rebuild: ## Build a small image again from nothing: the same bytes (all images: `rke2-build verify-rebuild`)
