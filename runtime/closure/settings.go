@@ -22,7 +22,7 @@ type Settings struct {
 	DataDir               string
 	Disable               []string // packaged charts, by name
 	NoKubeProxy           bool
-	AllCharts             bool // every packaged chart counts, whatever is chosen
+	AllCharts             bool // every packaged chart counts, and the cloud controller manager, whatever is chosen
 	CNI                   []string
 	IngressController     []string
 	CloudProvider         string
@@ -51,13 +51,14 @@ func Defaults(cni string) Settings {
 
 // imageOptions name the roles that options of config.yaml override the image of.
 var imageOptions = map[string]string{
-	"runtime-image":                 config.RoleRuntime,
-	"pause-image":                   config.RolePause,
-	"etcd-image":                    config.RoleEtcd,
-	"kube-apiserver-image":          "kube-apiserver",
-	"kube-controller-manager-image": "kube-controller-manager",
-	"kube-scheduler-image":          "kube-scheduler",
-	"helm-job-image":                config.RoleHelmJob,
+	"runtime-image":                  config.RoleRuntime,
+	"pause-image":                    config.RolePause,
+	"etcd-image":                     config.RoleEtcd,
+	"kube-apiserver-image":           "kube-apiserver",
+	"kube-controller-manager-image":  "kube-controller-manager",
+	"kube-scheduler-image":           "kube-scheduler",
+	"cloud-controller-manager-image": config.RoleCloudController,
+	"helm-job-image":                 config.RoleHelmJob,
 }
 
 // ReadSettings puts a configuration file, and the *.yaml of the folder NAME.d beside it,

@@ -28,7 +28,7 @@ func (p *prover) system() error {
 		}
 		p.needTag(ref, w.by, "", "")
 	}
-	for _, component := range []string{config.RoleEtcd, "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+	for _, component := range c.Components() {
 		ref, err := c.ComponentImage(component)
 		if err != nil {
 			return err
@@ -39,12 +39,14 @@ func (p *prover) system() error {
 }
 
 func (p *prover) nodeConfig() config.Config {
+	_, hasCloud := p.in.Release.Image(config.RoleCloudController)
 	return config.Config{
 		Role:                  config.Server,
 		DataDir:               p.in.Settings.DataDir,
 		SystemDefaultRegistry: p.in.Settings.SystemDefaultRegistry,
 		AirgapExtraRegistries: p.in.Settings.AirgapExtraRegistries,
 		ImageOverrides:        p.in.Settings.ImageOverrides,
+		CloudController:       p.in.Settings.CloudProvider == "rke2" || p.in.Settings.AllCharts && hasCloud,
 		Release:               p.in.Release,
 	}
 }

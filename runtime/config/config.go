@@ -35,6 +35,8 @@ const (
 	RoleEtcd       = "etcd"
 	RolePause      = "pause"
 	RoleHelmJob    = "helm-job"
+	// RoleCloudController is also the name of its component.
+	RoleCloudController = "cloud-controller-manager"
 )
 
 // DefaultDataDir is a node's DataDir when neither an argument nor the configuration says
@@ -58,6 +60,7 @@ type Config struct {
 	NodeIPs               []string          // as given; none: that of the default route
 	Snapshotter           string            // of containerd
 	Without               []string          // control-plane components that this server is told not to run
+	CloudController       bool              // servers run the release's cloud controller manager
 	Cluster               Cluster           // what charts are told of it; servers have it
 	SystemDefaultRegistry string            // host[:port] that stands in for the release's registry
 	AirgapExtraRegistries []string          // imported images are tagged for these as well
@@ -93,7 +96,11 @@ func (c Config) Check() error {
 	if err := c.checkCharts(); err != nil {
 		return err
 	}
-	for _, role := range []string{RoleRuntime, RoleKubernetes, RoleEtcd, RolePause} {
+	roles := []string{RoleRuntime, RoleKubernetes, RoleEtcd, RolePause}
+	if slices.Contains(c.Components(), RoleCloudController) {
+		roles = append(roles, RoleCloudController)
+	}
+	for _, role := range roles {
 		if _, err := c.Image(role); err != nil {
 			return err
 		}
@@ -136,16 +143,33 @@ func (c Config) Image(role string) (name.Reference, error) {
 	return moved, nil
 }
 
-// ComponentImage is the reference of a control-plane component's image, by the
-// component's name: an override for just that component, else its role's image.
+// Components are those of the control plane that this node runs, in the order in which
+// they start. The cloud controller manager runs where the controllers of the cluster do.
+func (c Config) Components() []string {
+	if c.Role != Server {
+		return nil
+	}
+	all := []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
+	if c.CloudController && !slices.Contains(c.Without, "kube-controller-manager") {
+		all = append(all, RoleCloudController)
+	}
+	return slices.DeleteFunc(all, func(name string) bool { return slices.Contains(c.Without, name) })
+}
+
+// ComponentRole is the role of the image that a control-plane component is made of, by
+// the component's name: its own, where the operator names an image for just that one.
+func (c Config) ComponentRole(component string) string {
+	switch {
+	case c.ImageOverrides[component] != "", component == RoleEtcd, component == RoleCloudController:
+		return component
+	default:
+		return RoleKubernetes
+	}
+}
+
+// ComponentImage is the reference of a control-plane component's image, by its name.
 func (c Config) ComponentImage(component string) (name.Reference, error) {
-	if c.ImageOverrides[component] != "" {
-		return c.Image(component)
-	}
-	if component == RoleEtcd {
-		return c.Image(RoleEtcd)
-	}
-	return c.Image(RoleKubernetes)
+	return c.Image(c.ComponentRole(component))
 }
 
 // Move is the same repository path and tag in another registry.

@@ -78,6 +78,39 @@ func TestImages(t *testing.T) {
 	}
 }
 
+func TestComponents(t *testing.T) {
+	const cloud = "docker.io/rancher/rke2-cloud-provider:v5"
+	for name, c := range map[string]struct {
+		change func(*Config)
+		want   string
+	}{
+		"a server":                           {func(*Config) {}, "etcd kube-apiserver kube-controller-manager kube-scheduler"},
+		"an agent":                           {func(c *Config) { c.Role, c.CloudController, c.Charts = Agent, true, charts.Choice{} }, ""},
+		"its own cloud controller manager":   {func(c *Config) { c.CloudController = true }, "etcd kube-apiserver kube-controller-manager kube-scheduler cloud-controller-manager"},
+		"another datastore":                  {func(c *Config) { c.Without = []string{"etcd"} }, "kube-apiserver kube-controller-manager kube-scheduler"},
+		"controllers are on another server":  {func(c *Config) { c.CloudController, c.Without = true, []string{"kube-controller-manager"} }, "etcd kube-apiserver kube-scheduler"},
+		"a release that has no such manager": {func(c *Config) { c.CloudController, c.Release.Images = true, c.Release.Images[:4] }, "no cloud-controller-manager image"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := sample()
+			s.Release.Images = append(s.Release.Images, images.ReleaseImage{Role: RoleCloudController, Reference: cloud})
+			c.change(&s)
+			if err := s.Check(); err != nil {
+				if !strings.Contains(err.Error(), c.want) {
+					t.Errorf("got %v, want %q in it", err, c.want)
+				}
+				return
+			}
+			if got := strings.Join(s.Components(), " "); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+			if ref, err := s.ComponentImage(RoleCloudController); err != nil || ref.String() != cloud {
+				t.Errorf("%v, %v", ref, err)
+			}
+		})
+	}
+}
+
 func TestNetworksThatGoTogether(t *testing.T) {
 	for _, cni := range [][]string{{"none"}, {"canal"}, {"flannel"}, {"multus", "canal"}, {"multus", "none"}} {
 		c := sample()

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/runtime/durable"
 	"github.com/rancher/rke2/runtime/pod"
 	"github.com/rancher/rke2/runtime/timeline"
@@ -110,6 +111,27 @@ func (e *Executor) Scheduler(ctx context.Context, _ <-chan struct{}, args []stri
 		Mounts: []pod.Mount{
 			{Path: filepath.Join(server, "tls")},
 			{Path: filepath.Join(server, "cred")},
+		},
+	})
+	return nil
+}
+
+// CloudControllerManager runs the release's cloud controller manager once it may do its
+// work: it gives nodes their addresses and takes away the taint that they start with.
+func (e *Executor) CloudControllerManager(ctx context.Context, permitted <-chan struct{}, args []string) error {
+	if !e.runs(config.RoleCloudController) {
+		return nil
+	}
+	server := e.serverDir()
+	health := &pod.Probe{Scheme: "HTTPS", Host: boundTo(args), Port: 10258, Path: "/healthz"}
+	e.start(ctx, permitted, pod.Component{
+		Name: config.RoleCloudController, Command: config.RoleCloudController, Args: args,
+		Requests: pod.Resources{"cpu": "100m", "memory": "128Mi"},
+		Startup:  health, Liveness: health, Readiness: health,
+		Mounts: []pod.Mount{
+			{Path: filepath.Join(server, "tls")},
+			{Path: filepath.Join(server, "cred")},
+			{Path: filepath.Join(server, "etc")},
 		},
 	})
 	return nil
@@ -238,7 +260,7 @@ func (e *Executor) startNow(ctx context.Context, needs <-chan struct{}, c pod.Co
 		e.settled.set(c.Name)
 		return nil
 	}
-	if before := comesAfter[c.Name]; replaces && before != "" && e.runs()[before] {
+	if before := comesAfter[c.Name]; replaces && before != "" && e.runs(before) {
 		if err := e.settled.wait(ctx, before); err != nil {
 			return err
 		}

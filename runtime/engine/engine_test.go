@@ -107,7 +107,7 @@ func TestParse(t *testing.T) {
 		"unknown option --offlien: did you mean --offline?":    {"--config=" + file, "--offlien"},
 		"--docker is not an option here":                       {"--config=" + file, "--docker=true"},
 		"set `profile: cis`":                                   {"--config=" + file, "--profile=cis-1.23"},
-		"must be one of none, external":                        {"--config=" + file, "--cloud-provider-name=aws"},
+		"must be one of none, rke2, external":                  {"--config=" + file, "--cloud-provider-name=aws"},
 		"the file is not there":                                {"--config=" + file + ".absent"},
 	} {
 		if _, err := Parse(config.Server, args, release); err == nil || !strings.Contains(err.Error(), want) {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -154,26 +155,16 @@ func (e *Executor) Bootstrap(ctx context.Context, node *daemonconfig.Node, agent
 	return e.removeForeignPods()
 }
 
-// runs tells which components of the control plane this node runs.
-func (e *Executor) runs() map[string]bool {
-	if e.config.Role != config.Server {
-		return nil
-	}
-	s := cmds.ServerConfig
-	return map[string]bool{
-		"etcd":                    !s.DisableETCD && s.DatastoreEndpoint == "",
-		"kube-apiserver":          !s.DisableAPIServer,
-		"kube-controller-manager": !s.DisableControllerManager,
-		"kube-scheduler":          !s.DisableScheduler,
-	}
+// runs tells whether this node runs a component of the control plane.
+func (e *Executor) runs(component string) bool {
+	return slices.Contains(e.config.Components(), component)
 }
 
 // removeForeignPods takes away static pods of components that this node does
 // not run (any more), so that a server turned agent stops serving.
 func (e *Executor) removeForeignPods() error {
-	run := e.runs()
 	for _, name := range components {
-		if run[name] {
+		if e.runs(name) {
 			continue
 		}
 		if err := os.Remove(e.manifestPath(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -212,7 +203,7 @@ func (e *Executor) Kubelet(ctx context.Context, args []string) error {
 	if e.config.Role == config.Server && !e.resets() {
 		e.goWith(ctx, e.watchMembership)
 		e.goWith(ctx, e.grantRoles)
-		if e.runs()["kube-apiserver"] {
+		if e.runs("kube-apiserver") {
 			e.goWith(ctx, e.keepServing)
 		}
 	}
@@ -257,11 +248,6 @@ func (e *Executor) CRI(_ context.Context, node *daemonconfig.Node) error {
 
 // CNI does nothing: network plugins are deployed as charts, or by the operator.
 func (e *Executor) CNI(context.Context, *sync.WaitGroup, *daemonconfig.Node) error { return nil }
-
-// CloudControllerManager is never asked for (see engineDefaults).
-func (e *Executor) CloudControllerManager(context.Context, <-chan struct{}, []string) error {
-	return errors.New("the cloud controller manager is not part of this release")
-}
 
 // APIServerHandlers gives the supervisor a way to authenticate tokens.
 func (e *Executor) APIServerHandlers(ctx context.Context) (authenticator.Request, http.Handler, error) {

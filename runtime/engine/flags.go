@@ -50,10 +50,14 @@ var imageRoles = []struct{ option, role, what string }{
 	{"kube-controller-manager", "kube-controller-manager", "kube-controller-manager"},
 	{"kube-scheduler", "kube-scheduler", "kube-scheduler"},
 	{"etcd", config.RoleEtcd, "etcd"},
+	{"cloud-controller-manager", config.RoleCloudController, "cloud-controller-manager"},
 }
 
 // components are those that run as static pods.
-var components = []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd"}
+var components = []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", config.RoleCloudController}
+
+// ownCloud is the cloud provider that the release brings.
+const ownCloud = "rke2"
 
 func newOwn() *own {
 	o := &own{
@@ -94,7 +98,7 @@ func (o *own) flags(role config.Role) []cli.Flag {
 		},
 		&cli.StringFlag{
 			Name: "cloud-provider-name", EnvVars: []string{"RKE2_CLOUD_PROVIDER_NAME"}, Destination: &o.cloudProvider, Value: "none",
-			Usage: "(agent/node) Cloud provider: 'none', or 'external' if you deploy a cloud controller manager: nodes then wait for it",
+			Usage: "(agent/node) Cloud provider: 'none'; 'rke2' runs the release's cloud controller manager on servers, which gives every node of the cluster its node-external-ip and -dns; 'external' if you deploy another: nodes then wait for it",
 		},
 		&cli.StringFlag{
 			Name: "log-format", EnvVars: []string{"RKE2_LOG_FORMAT"}, Destination: &o.logFormat, Value: "text",
@@ -183,7 +187,7 @@ func (o *own) serverFlags() []cli.Flag {
 var values = map[string][]string{
 	"image-verification":          {"system", "all", "off"},
 	"profile":                     {"cis", "etcd"},
-	"cloud-provider-name":         {"none", "external"},
+	"cloud-provider-name":         {"none", ownCloud, "external"},
 	"cni":                         {"canal", "flannel", "none"},
 	"ingress-controller":          {"ingress-nginx", "none"},
 	"log-format":                  {"text", "json"},

@@ -24,7 +24,7 @@ type formerOption struct {
 const (
 	noFlannel   = "no flannel is built in: `cni` deploys canal or flannel as a chart, which a HelmChartConfig configures"
 	chartProxy  = "kube-proxy is the chart rke2-kube-proxy: use kube-proxy-arg, or a HelmChartConfig of it"
-	noCloud     = "this release runs no cloud controller manager: deploy one and set cloud-provider-name: external"
+	noCloud     = "cloud-provider-name says which cloud controller manager there is: `rke2` for the release's own, `external` for one that you deploy"
 	ownRuntime  = "containerd and the kubelet run from the verified runtime image only: runtime-image names another"
 	fixedPorts  = "the API server is on 6443 and the supervisor on 9345 of every server"
 	noLocalPath = "no storage provisioner is packaged: deploy one"
@@ -55,13 +55,8 @@ var former = map[string]formerOption{
 	"kube-proxy-extra-env":   {idle: true, why: chartProxy},
 	"kube-proxy-extra-mount": {idle: true, why: chartProxy},
 
-	"disable-cloud-controller":             {flag: true, same: []string{"true"}, idle: true, why: noCloud},
-	"kube-cloud-controller-manager-arg":    {idle: true, why: noCloud},
-	"cloud-controller-manager-image":       {idle: true, why: noCloud},
-	"cloud-controller-manager-extra-env":   {idle: true, why: noCloud},
-	"cloud-controller-manager-extra-mount": {idle: true, why: noCloud},
-	"kube-cloud-controller-arg":            {idle: true, why: noCloud},
-	"cloud-provider-config":                {same: []string{""}, why: "kubelets read no cloud configuration any more: give it to the cloud controller manager that you deploy"},
+	"disable-cloud-controller": {flag: true, same: []string{"true"}, idle: true, why: noCloud},
+	"cloud-provider-config":    {same: []string{""}, why: "kubelets read no cloud configuration any more: give it to the cloud controller manager that you deploy"},
 
 	"enable-servicelb":    {flag: true, same: []string{"false"}, why: "this release packages no load balancer for services: deploy one"},
 	"servicelb-namespace": {idle: true, why: "this release packages no load balancer for services: deploy one"},

@@ -200,6 +200,7 @@ func settings(role config.Role, own *own, release images.Release) (config.Config
 	}
 	if role == config.Server {
 		c.Without = without()
+		c.CloudController = own.cloudProvider == ownCloud
 		c.Charts = own.choice()
 		c.Cluster = clusterOf(c.NodeIPs)
 		if len(c.Charts.IngressController) > 0 && c.Charts.IngressController[0] != "none" {
@@ -276,13 +277,13 @@ func (o *own) tune(c *config.Config) (err error) {
 }
 
 // engineDefaults sets the engine's globals to what this product is: etcd as
-// the datastore, no embedded network, its ports, and no component that is in
-// no image of the release (cloud controller, service load balancer).
+// the datastore, no embedded network, its ports, a cloud controller manager only where
+// it is asked for, and no service load balancer, which is in no image of the release.
 func engineDefaults(c config.Config) {
 	s, a := &cmds.ServerConfig, &cmds.AgentConfig
 	s.ClusterInit = true
 	s.DisableNPC = true
-	s.DisableCCM = true
+	s.DisableCCM = !c.CloudController
 	s.FlannelBackend = "none"
 	s.AdvertisePort = apiPort
 	s.SupervisorPort = supervisorPort

@@ -37,7 +37,7 @@ func (e *Executor) waitAPIServer(ctx context.Context, kubeconfig string) <-chan 
 			_, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
 			return err
 		}
-		if e.runs()["kube-apiserver"] && e.settled.wait(ctx, "kube-apiserver") != nil {
+		if e.runs("kube-apiserver") && e.settled.wait(ctx, "kube-apiserver") != nil {
 			return
 		}
 		if retry(ctx, e.log, poll, readyz, "waiting for the API server") == nil {

@@ -13,15 +13,17 @@ import (
 	"github.com/k3s-io/k3s/pkg/agent/cri"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/runtime/pod"
 )
 
 // comesAfter is the order in which running static pods are replaced, as an upgrade does:
 // an API server whose etcd is away takes long to end, and who talks to it gives up.
 var comesAfter = map[string]string{
-	"kube-apiserver":          "etcd",
-	"kube-controller-manager": "kube-apiserver",
-	"kube-scheduler":          "kube-apiserver",
+	"kube-apiserver":           "etcd",
+	"kube-controller-manager":  "kube-apiserver",
+	"kube-scheduler":           "kube-apiserver",
+	config.RoleCloudController: "kube-apiserver",
 }
 
 // successor waits until a container of the component runs that was made after its manifest

@@ -7,6 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	rbac "k8s.io/client-go/applyconfigurations/rbac/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/rancher/rke2/runtime/config"
 )
 
 // nodeRole is the role, and the user, that the engine on every node watches the cluster
@@ -17,9 +19,6 @@ const nodeRole = "system:rke2-controller"
 // nodeRules are what that user may do: find the API servers, and the nodes, pods and
 // network policies that its tunnel and its controllers are about.
 func nodeRules() []*rbac.PolicyRuleApplyConfiguration {
-	rule := func(group string, resources, verbs []string) *rbac.PolicyRuleApplyConfiguration {
-		return rbac.PolicyRule().WithAPIGroups(group).WithResources(resources...).WithVerbs(verbs...)
-	}
 	read := []string{"get", "list", "watch"}
 	return []*rbac.PolicyRuleApplyConfiguration{
 		rule("", []string{"nodes", "namespaces", "endpoints", "pods"}, read),
@@ -29,7 +28,30 @@ func nodeRules() []*rbac.PolicyRuleApplyConfiguration {
 	}
 }
 
-// grantRoles gives the engine on every node its role once the API is up.
+// cloudRole is the role, and the user, of the release's cloud controller manager.
+const cloudRole = "rke2-cloud-controller-manager"
+
+// cloudRules are what it does without a load balancer of its own: elect who works, set
+// the addresses of nodes, their zone and taint, and clear away what a load balancer left.
+func cloudRules() []*rbac.PolicyRuleApplyConfiguration {
+	read := []string{"get", "list", "watch"}
+	return []*rbac.PolicyRuleApplyConfiguration{
+		rule("coordination.k8s.io", []string{"leases"}, []string{"get", "create", "update"}),
+		rule("", []string{"events"}, []string{"create", "patch", "update"}),
+		rule("", []string{"nodes"}, append(read, "update", "patch", "delete")),
+		rule("", []string{"nodes/status"}, []string{"patch"}),
+		rule("", []string{"services", "pods"}, read),
+		rule("apps", []string{"daemonsets"}, []string{"deletecollection"}),
+		rule("discovery.k8s.io", []string{"endpointslices"}, read), // what the engine asks for before it starts it
+	}
+}
+
+func rule(group string, resources, verbs []string) *rbac.PolicyRuleApplyConfiguration {
+	return rbac.PolicyRule().WithAPIGroups(group).WithResources(resources...).WithVerbs(verbs...)
+}
+
+// grantRoles gives the engine on every node, and the cloud controller manager where there
+// is one, their roles once the API is up.
 func (e *Executor) grantRoles(ctx context.Context) {
 	if wait(ctx, e.apiServerReady) != nil {
 		return
@@ -39,19 +61,50 @@ func (e *Executor) grantRoles(ctx context.Context) {
 		if err != nil {
 			return err
 		}
-		return applyRoles(ctx, client)
+		if err := applyRole(ctx, client, nodeRole, nodeRules()); err != nil {
+			return err
+		}
+		if !e.runs(config.RoleCloudController) {
+			return nil
+		}
+		if err := applyRole(ctx, client, cloudRole, cloudRules()); err != nil {
+			return err
+		}
+		return delegate(ctx, client, cloudRole)
 	}, "waiting to give the nodes their role", "role", nodeRole) // or the node ends
 }
 
-func applyRoles(ctx context.Context, client kubernetes.Interface) error {
-	ours := metav1.ApplyOptions{FieldManager: "rke2", Force: true}
-	role := rbac.ClusterRole(nodeRole).WithRules(nodeRules()...)
-	if _, err := client.RbacV1().ClusterRoles().Apply(ctx, role, ours); err != nil {
+// asOurs is how this product owns what it applies.
+var asOurs = metav1.ApplyOptions{FieldManager: "rke2", Force: true}
+
+// applyRole makes a role, and gives it to the user of the same name.
+func applyRole(ctx context.Context, client kubernetes.Interface, name string, rules []*rbac.PolicyRuleApplyConfiguration) error {
+	if _, err := client.RbacV1().ClusterRoles().Apply(ctx, rbac.ClusterRole(name).WithRules(rules...), asOurs); err != nil {
 		return err
 	}
-	binding := rbac.ClusterRoleBinding(nodeRole).
-		WithRoleRef(rbac.RoleRef().WithAPIGroup("rbac.authorization.k8s.io").WithKind("ClusterRole").WithName(nodeRole)).
-		WithSubjects(rbac.Subject().WithAPIGroup("rbac.authorization.k8s.io").WithKind("User").WithName(nodeRole))
-	_, err := client.RbacV1().ClusterRoleBindings().Apply(ctx, binding, ours)
+	return bind(ctx, client, name, name, name)
+}
+
+func bind(ctx context.Context, client kubernetes.Interface, name, role, user string) error {
+	_, err := client.RbacV1().ClusterRoleBindings().Apply(ctx, rbac.ClusterRoleBinding(name).
+		WithRoleRef(rbac.RoleRef().WithAPIGroup(rbacGroup).WithKind("ClusterRole").WithName(role)).
+		WithSubjects(userSubject(user)), asOurs)
 	return err
+}
+
+// delegate lets a component that serves ask the API server who its callers are.
+func delegate(ctx context.Context, client kubernetes.Interface, user string) error {
+	if err := bind(ctx, client, user+"-auth-delegator", "system:auth-delegator", user); err != nil {
+		return err
+	}
+	_, err := client.RbacV1().RoleBindings("kube-system").Apply(ctx, rbac.RoleBinding(user+"-authentication-reader", "kube-system").
+		WithRoleRef(rbac.RoleRef().WithAPIGroup(rbacGroup).WithKind("Role").WithName("extension-apiserver-authentication-reader")).
+		WithSubjects(userSubject(user)), asOurs)
+	return err
+}
+
+const rbacGroup = "rbac.authorization.k8s.io"
+
+func userSubject(name string) *rbac.SubjectApplyConfiguration {
+	return rbac.Subject().WithAPIGroup(rbacGroup).WithKind("User").WithName(name)
 }

@@ -74,9 +74,10 @@ func (i *Invocation) Run(facts host.Facts, content Content, log *slog.Logger) er
 // warnOfExternalAddress says what an external address of the node does not do here.
 func (i *Invocation) warnOfExternalAddress(log *slog.Logger) {
 	addresses := cmds.AgentConfig.NodeExternalIP.Value()
-	if len(addresses) == 0 || i.cli.String("cloud-provider-name") == "external" {
+	// Agents are told by their servers whether there is one.
+	if len(addresses) == 0 || i.Config.Role != config.Server || i.cli.String("cloud-provider-name") != "none" {
 		return
 	}
-	log.Warn("node-external-ip goes into certificates and is what servers advertise, but not into the status of the node: a cloud controller manager would put it there; deploy one and set cloud-provider-name: external",
+	log.Warn("node-external-ip goes into certificates and is what servers advertise, but not into the status of the node: a cloud controller manager puts it there: set cloud-provider-name: rke2 on every server",
 		"node-external-ip", strings.Join(addresses, ","))
 }

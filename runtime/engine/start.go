@@ -100,8 +100,8 @@ func (e *Executor) podsUp(ctx context.Context, client kubernetes.Interface, sinc
 		return err
 	}
 	// Pods that wait for something else may not be written yet.
-	for component, runs := range e.runs() {
-		if runs && !slices.Contains(static, component+".yaml") {
+	for _, component := range e.config.Components() {
+		if !slices.Contains(static, component+".yaml") {
 			return fmt.Errorf("static pod %s, which is not written yet", component)
 		}
 	}

@@ -29,21 +29,8 @@ type wantedName struct {
 // which it needs them.
 func needs(c config.Config) []wantedName {
 	order := []wantedName{{"the sandbox image", func() (name.Reference, error) { return c.Image(config.RolePause) }, config.RolePause}}
-	if c.Role != config.Server {
-		return order
-	}
-	for _, component := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
-		if slices.Contains(c.Without, component) {
-			continue
-		}
-		role := config.RoleKubernetes
-		if component == "etcd" {
-			role = config.RoleEtcd
-		}
-		if c.ImageOverrides[component] != "" {
-			role = component
-		}
-		order = append(order, wantedName{component, func() (name.Reference, error) { return c.ComponentImage(component) }, role})
+	for _, component := range c.Components() {
+		order = append(order, wantedName{component, func() (name.Reference, error) { return c.ComponentImage(component) }, c.ComponentRole(component)})
 	}
 	return order
 }

@@ -32,21 +32,8 @@ type Need struct {
 func Needs(c config.Config) []Need {
 	out := add(nil, c, "executables", config.RoleRuntime)
 	out = add(out, c, "sandbox of every pod", config.RolePause)
-	if c.Role != config.Server {
-		return out
-	}
-	for _, component := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
-		if slices.Contains(c.Without, component) {
-			continue
-		}
-		role := config.RoleKubernetes
-		switch {
-		case c.ImageOverrides[component] != "":
-			role = component
-		case component == "etcd":
-			role = config.RoleEtcd
-		}
-		out = add(out, c, component, role)
+	for _, component := range c.Components() {
+		out = add(out, c, component, c.ComponentRole(component))
 	}
 	return out
 }

@@ -38,8 +38,11 @@ func ports(c config.Config) []port {
 		port{2382, "etcd", true},
 		port{10257, "kube-controller-manager", true},
 		port{10259, "kube-scheduler", true},
+		port{10258, config.RoleCloudController, true},
 	)
-	return slices.DeleteFunc(out, func(p port) bool { return slices.Contains(c.Without, p.component) })
+	return slices.DeleteFunc(out, func(p port) bool {
+		return slices.Contains(c.Without, p.component) || p.component == config.RoleCloudController && !slices.Contains(c.Components(), p.component)
+	})
 }
 
 // inTheWay tells whether a listener keeps a port from being listened on.

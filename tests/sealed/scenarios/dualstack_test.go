@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/rancher/rke2/runtime/config"
 	"github.com/rancher/rke2/tests/sealed"
 	"github.com/rancher/rke2/tests/sealed/node"
 )
@@ -29,6 +30,7 @@ const (
 // TestDualStack boots a node that has an address of each family, and keeps its data in
 // another folder than usual.
 func TestDualStack(t *testing.T) {
+	t.Parallel()
 	p := products(t)
 	const data = "/srv/rke2"
 	n := newNode(t, node.Options{
@@ -54,7 +56,7 @@ func TestDualStack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := internal(known); !slices.Equal(got, []string{dualIPv4, dualIPv6}) {
+	if got := addresses(known, corev1.NodeInternalIP); !slices.Equal(got, []string{dualIPv4, dualIPv6}) {
 		t.Errorf("addresses of the node: %q", got)
 	}
 	err = sealed.Wait(ctx, "networks for pods", stepLimit, func(ctx context.Context) error {
@@ -84,17 +86,86 @@ func TestDualStack(t *testing.T) {
 	if out, err := n.Command(ctx, data+"/bin/kubectl", "get", "--raw", "/readyz").Output(); err != nil || string(out) != "ok" {
 		t.Errorf("%s/bin/kubectl: %q, %v", data, out, err)
 	}
+	cloudComesAndGoes(ctx, t, n)
+}
+
+// cloudComesAndGoes starts the node again with the release's cloud controller manager and
+// outer addresses, and then without.
+func cloudComesAndGoes(ctx context.Context, t *testing.T, n *node.Node) {
+	if err := n.Stop(ctx, stopLimit); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Start(ctx, "--cloud-provider-name=rke2", "--node-external-ip=203.0.113.7,2001:db8::7"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.WaitReady(ctx, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	external(ctx, t, n, "203.0.113.7", "2001:db8::7")
+	if err := n.Stop(ctx, stopLimit); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.WaitReady(ctx, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	err := sealed.Wait(ctx, "an end of the cloud controller manager", stepLimit, func(ctx context.Context) error {
+		out, err := n.Kubectl(ctx, "get", "pods", "-n", "kube-system", "-o", "name")
+		if err == nil && strings.Contains(out, config.RoleCloudController) {
+			err = errors.New(out)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
 	if err := n.Stop(ctx, stopLimit); err != nil {
 		t.Error(err)
 	}
 }
 
+// external waits until the node has these outer addresses, and nothing keeps pods away.
+func external(ctx context.Context, t *testing.T, n *node.Node, want ...string) {
+	t.Helper()
+	err := sealed.Wait(ctx, "the node's outer addresses", stepLimit, func(ctx context.Context) error {
+		client, err := n.Client()
+		if err != nil {
+			return err
+		}
+		known, err := client.CoreV1().Nodes().Get(ctx, n.Name(), metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if got := addresses(known, corev1.NodeExternalIP); !slices.Equal(got, want) {
+			return fmt.Errorf("they are %q", got)
+		}
+		for _, taint := range known.Spec.Taints {
+			if strings.HasPrefix(taint.Key, "node.cloudprovider.kubernetes.io/") {
+				return fmt.Errorf("it has the taint %s", taint.Key)
+			}
+		}
+		pod, err := client.CoreV1().Pods("kube-system").Get(ctx, config.RoleCloudController+"-"+n.Name(), metav1.GetOptions{})
+		if err == nil && (len(pod.Status.ContainerStatuses) == 0 || !pod.Status.ContainerStatuses[0].Ready) {
+			err = fmt.Errorf("the cloud controller manager is not ready: %+v", pod.Status.ContainerStatuses)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestIPv6Only boots a node that has no IPv4 address but loopback.
 func TestIPv6Only(t *testing.T) {
+	t.Parallel()
 	p := products(t)
 	n := newNode(t, node.Options{
 		Name: "six", Binary: p.Binary, Bundles: []string{p.Bundle}, Address: onlyIPv6 + "/64", Plugins: plugins(t, p),
-		PodSubnet: "fd00:42::/64", Config: map[string]any{"node-ip": onlyIPv6},
+		PodSubnet: "fd00:42::/64", Config: map[string]any{
+			"node-ip": onlyIPv6, "cloud-provider-name": "rke2", "node-external-ip": "2001:db8::6",
+		},
 	})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Minute)
 	defer cancel()
@@ -117,9 +188,10 @@ func TestIPv6Only(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := internal(known); !slices.Equal(got, []string{onlyIPv6}) {
+	if got := addresses(known, corev1.NodeInternalIP); !slices.Equal(got, []string{onlyIPv6}) {
 		t.Errorf("addresses of the node: %q", got)
 	}
+	external(ctx, t, n, "2001:db8::6")
 	service, err := client.CoreV1().Services("default").Get(ctx, "kubernetes", metav1.GetOptions{})
 	if err != nil || service.Spec.ClusterIP != "fd00:43::1" {
 		t.Errorf("the kubernetes service: %+v, %v", service.Spec, err)
@@ -145,15 +217,15 @@ func bootNetwork(ctx context.Context, t *testing.T, n *node.Node) {
 }
 
 // servesOn checks that API server, supervisor and etcd take connections on addresses.
-func servesOn(ctx context.Context, t *testing.T, n *node.Node, addresses ...string) {
+func servesOn(ctx context.Context, t *testing.T, n *node.Node, on ...string) {
 	t.Helper()
-	for _, address := range addresses {
+	for _, address := range on {
 		for _, port := range []string{"6443", "9345"} {
 			dial(ctx, t, n, address, port)
 		}
 	}
 	for _, port := range []string{"2379", "2380"} {
-		dial(ctx, t, n, addresses[0], port) // the first is the one that members know it by
+		dial(ctx, t, n, on[0], port) // the first is the one that members know it by
 	}
 }
 
@@ -173,10 +245,11 @@ func dial(ctx context.Context, t *testing.T, n *node.Node, address, port string)
 }
 
 // internal are the addresses that a node is reached by in its cluster.
-func internal(n *corev1.Node) []string {
+// addresses are those of a kind that the node's status has.
+func addresses(n *corev1.Node, kind corev1.NodeAddressType) []string {
 	var found []string
 	for _, a := range n.Status.Addresses {
-		if a.Type == corev1.NodeInternalIP {
+		if a.Type == kind {
 			found = append(found, a.Address)
 		}
 	}
