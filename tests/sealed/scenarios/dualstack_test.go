@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/rancher/rke2/runtime/config"
@@ -112,9 +113,16 @@ func cloudComesAndGoes(ctx context.Context, t *testing.T, n *node.Node) {
 		t.Fatal(err)
 	}
 	err := sealed.Wait(ctx, "an end of the cloud controller manager", stepLimit, func(ctx context.Context) error {
-		out, err := n.Kubectl(ctx, "get", "pods", "-n", "kube-system", "-o", "name")
-		if err == nil && strings.Contains(out, config.RoleCloudController) {
-			err = errors.New(out)
+		client, err := n.Client()
+		if err != nil {
+			return err
+		}
+		_, err = client.CoreV1().Pods("kube-system").Get(ctx, config.RoleCloudController+"-"+n.Name(), metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			return nil
+		case err == nil:
+			err = errors.New("its pod is there")
 		}
 		return err
 	})
