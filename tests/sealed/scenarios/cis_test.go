@@ -26,9 +26,9 @@ import (
 	"github.com/rancher/rke2/tests/sealed/node"
 )
 
-// TestProfileCIS hardens one node, with the charts that a server deploys. The kernel parameters that the profile asks for are
-// the machine's; a sealed host has files of its own in their place, so they are checked
-// and mended here without the machine being changed.
+// TestProfileCIS hardens one node, with the charts that a server deploys. The kernel
+// parameters that the profile asks for are the machine's; a sealed host has files of its
+// own in their place, so they are checked and mended here without the machine being changed.
 func TestProfileCIS(t *testing.T) {
 	p := products(t)
 	bundles, key := operatorsBundles(t)

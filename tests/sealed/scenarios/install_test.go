@@ -28,8 +28,8 @@ const (
 
 // TestInstall takes a host through what an operator does with a release: install.sh from
 // a disk, a node that boots from what it put there, the same again, rke2-killall.sh,
-// another boot, rke2-uninstall.sh. systemd does not run here; what its units ask of rke2
-// and of the scripts is done by hand.
+// another boot, rke2-uninstall.sh. systemd does not run here (in TestSystemd it does);
+// what its units ask of rke2 and of the scripts is done by hand.
 func TestInstall(t *testing.T) {
 	p := products(t)
 	s := &scenario{Node: newNode(t, node.Options{
