@@ -16,14 +16,16 @@ ARCHES    := $(patsubst linux/%,%,$(subst $(comma), ,$(PLATFORMS)))
 
 # REGISTRY and REPO, if they are set, name the images (default: images/product.yaml).
 
-# One environment for build, test and lint, so that they share Go's build cache.
+# One environment for build, test and lint, so that they share Go's build cache, with each
+# other and, flags, netgo and osusergo being those of the images' programs, with these.
 # The engine wants to be told its name at link time; the rest of the tags leave
 # out what this product does not run.
 TAGS   := selinux,netgo,osusergo,no_stage,static_build,sqlite_omit_load_extension,no_embedded_executor,no_cri_dockerd
 ENGINE := -X=github.com/k3s-io/k3s/pkg/version.Program=rke2
 export CGO_ENABLED := 1
 export GOFIPS140   := v1.0.0
-export GOFLAGS     := -trimpath -buildvcs=false -tags=$(TAGS) -ldflags=$(ENGINE)
+NO_DEBUG := -gcflags=all=-dwarf=false
+export GOFLAGS     := -trimpath -buildvcs=false $(NO_DEBUG) -tags=$(TAGS) -ldflags=$(ENGINE)
 
 # Read once each by the tests: where the products are.
 export RKE2_DIST := $(abspath $(DIST))
@@ -33,7 +35,7 @@ LINT       := $(DIST)/tools/golangci-lint
 
 # Our own programs in images are modules of their own, tested as they are built for images,
 # so that nothing is compiled twice.
-AS_IN_IMAGES := CGO_ENABLED=0 GOFLAGS='-trimpath -buildvcs=false'
+AS_IN_IMAGES := CGO_ENABLED=0 GOFLAGS='-trimpath -buildvcs=false $(NO_DEBUG) -tags=netgo,osusergo'
 OWN_PROGRAMS := $(sort $(dir $(shell find images -mindepth 2 -name '*_test.go' -not -path '*/*/*/*/*')))
 
 # What the two programs are linked from, so that nothing changed is nothing done. Files
@@ -112,7 +114,7 @@ lint: $(LINT) ## gofmt, go vet, golangci-lint, go mod tidy
 	$(LINT) run ./...
 
 $(LINT): hack/tools/golangci-lint/go.mod
-	cd hack/tools/golangci-lint && CGO_ENABLED=0 GOFIPS140=off GOFLAGS=-trimpath \
+	cd hack/tools/golangci-lint && $(AS_IN_IMAGES) \
 	  go build -o $(abspath $@) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 .PHONY: bench

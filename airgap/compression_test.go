@@ -13,6 +13,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4"
+	"github.com/rancher/rke2/tests/tools"
 	"github.com/ulikunitz/xz"
 )
 
@@ -67,7 +68,7 @@ func TestCompressions(t *testing.T) {
 				t.Error("not known by its name")
 			}
 			if _, err := exec.LookPath("bzip2"); c.c == bz && err != nil {
-				absent(t, "bzip2 is needed to make the test's input: apt-get install bzip2")
+				tools.Absent(t, "bzip2 is needed to make the test's input: apt-get install bzip2")
 			}
 			a := mustOpen(t, file(t, c.name, compress(t, b, c.c)))
 			if a.Compression() != string(c.c) {

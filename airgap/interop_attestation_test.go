@@ -10,16 +10,17 @@ import (
 	"testing"
 
 	"github.com/rancher/rke2/airgap/trust"
+	"github.com/rancher/rke2/tests/tools"
 )
 
 // TestCosignAttestations has the real cosign verify the attestations of the real bundle's
 // images, with no network, from what Unpack wrote.
 func TestCosignAttestations(t *testing.T) {
 	a := product(t)
-	cosign := goTool(t, "cosign")
+	cosign := tools.Build(t, "airgap/testdata/tools/cosign", "cosign")
 	key := filepath.Join(dist(), "cosign.pub")
 	if _, err := os.Stat(key); err != nil {
-		absent(t, "no public key beside the bundle: %v", err)
+		tools.Absent(t, "no public key beside the bundle: %v", err)
 	}
 	t.Setenv("HOME", t.TempDir()) // cosign keeps a trust root there
 	// Nothing answers there: what cosign verifies, it verifies without any network.
@@ -72,7 +73,7 @@ func TestProductSBOMs(t *testing.T) {
 	a := product(t)
 	key, err := trust.LoadKey(filepath.Join(dist(), "cosign.pub"))
 	if err != nil {
-		absent(t, "no public key beside the bundle: %v", err)
+		tools.Absent(t, "no public key beside the bundle: %v", err)
 	}
 	all, err := a.SBOMs(t.Context(), SBOMOptions{Policy: trust.Policy{OperatorKeys: []trust.Key{key}}})
 	noError(t, err)

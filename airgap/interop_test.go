@@ -21,20 +21,12 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/klauspost/compress/zstd"
+	"github.com/rancher/rke2/tests/tools"
 )
 
 // The tests of this file hold a real bundle, the product of `make airgap`, against
 // tools that others wrote. What is absent skips its test on a developer's machine, and
 // fails it where CI=true.
-
-// absent ends a test that lacks something.
-func absent(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
 
 // dist is the folder of products.
 func dist() string {
@@ -50,7 +42,7 @@ func product(t *testing.T) *Archive {
 	p, err := filepath.Abs(filepath.Join(dist(), BundleName("core", amd64)+".tar"))
 	noError(t, err)
 	if _, err := os.Stat(p); err != nil {
-		absent(t, "no bundle to read: run make airgap (%v)", err)
+		tools.Absent(t, "no bundle to read: run make airgap (%v)", err)
 	}
 	return mustOpen(t, p)
 }
@@ -67,22 +59,6 @@ func run(t *testing.T, name string, args ...string) string {
 	return out.String()
 }
 
-// goTool builds a pinned tool of testdata/tools, if Go's cache does not have it, and
-// returns its path.
-func goTool(t *testing.T, name string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "tool", "-n", name)
-	cmd.Dir = filepath.Join("testdata", "tools", name)
-	cmd.Env = append(os.Environ(), "GOFLAGS=-trimpath", "CGO_ENABLED=0", "GOFIPS140=off", "GOWORK=off")
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		absent(t, "%s can't be built here: %v\n%s", name, err, errs.String())
-	}
-	return strings.TrimSpace(string(out))
-}
-
 func TestProductVerifies(t *testing.T) {
 	a := product(t)
 	if !a.IsBundle() || !slices.Equal(a.Sets(), []string{"core"}) {
@@ -95,7 +71,7 @@ func TestSkopeo(t *testing.T) {
 	a := product(t)
 	skopeo, err := exec.LookPath("skopeo")
 	if err != nil {
-		absent(t, "skopeo is not installed: apt-get install skopeo")
+		tools.Absent(t, "skopeo is not installed: apt-get install skopeo")
 	}
 	dir := t.TempDir()
 	for i, img := range a.Images() {
@@ -144,7 +120,7 @@ func TestSkopeo(t *testing.T) {
 
 func TestCrane(t *testing.T) {
 	a := product(t)
-	crane := goTool(t, "crane")
+	crane := tools.Build(t, "airgap/testdata/tools/crane", "crane")
 	dir := t.TempDir()
 	s := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithBlobHandler(registry.NewDiskBlobHandler(dir))))
 	defer s.Close()
@@ -207,10 +183,10 @@ func sameParts(t *testing.T, img v1.Image, want *v1.Manifest) {
 
 func TestCosign(t *testing.T) {
 	a := product(t)
-	cosign := goTool(t, "cosign")
+	cosign := tools.Build(t, "airgap/testdata/tools/cosign", "cosign")
 	key := filepath.Join(dist(), "cosign.pub")
 	if _, err := os.Stat(key); err != nil {
-		absent(t, "no public key beside the bundle: %v", err)
+		tools.Absent(t, "no public key beside the bundle: %v", err)
 	}
 	t.Setenv("HOME", t.TempDir()) // cosign keeps a trust root there
 	other := file(t, "other.pub", newFixture(t).pub)
@@ -241,7 +217,7 @@ func TestCosign(t *testing.T) {
 func TestContainerd(t *testing.T) {
 	a := product(t)
 	if os.Getuid() != 0 {
-		absent(t, "containerd needs root")
+		tools.Absent(t, "containerd needs root")
 	}
 	dir, err := os.MkdirTemp("", "ctd") // short: a socket's path is
 	noError(t, err)

@@ -16,6 +16,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/rancher/rke2/tests/tools"
 )
 
 // same opens an archive that another tool wrote of the image of twoLayers and uses it in
@@ -59,7 +60,7 @@ func twoLayers(t *testing.T) string {
 func TestReadsSkopeo(t *testing.T) {
 	skopeo, err := exec.LookPath("skopeo")
 	if err != nil {
-		absent(t, "skopeo is not installed: apt-get install skopeo")
+		tools.Absent(t, "skopeo is not installed: apt-get install skopeo")
 	}
 	from := "oci-archive:" + twoLayers(t)
 	dir := t.TempDir()
@@ -160,7 +161,7 @@ func mustReadFile(t testing.TB, path string) []byte {
 func TestReadsCtr(t *testing.T) {
 	a := product(t)
 	if os.Getuid() != 0 {
-		absent(t, "containerd needs root")
+		tools.Absent(t, "containerd needs root")
 	}
 	dir, err := os.MkdirTemp("", "ctd") // short: a socket's path is
 	noError(t, err)

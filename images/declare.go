@@ -44,6 +44,11 @@ type componentFile struct {
 	Image       *imageFile            `yaml:"image"`
 }
 
+// allTags are what every Go program is built with: nothing asks the C library for names
+// and users, be the program linked with one or not, and all share one standard library in
+// Go's build cache.
+var allTags = []string{"netgo", "osusergo"}
+
 type binaryFile struct {
 	Package text     `yaml:"package"`
 	Tags    []string `yaml:"tags"`
@@ -257,7 +262,7 @@ func (c *Component) expand(p Product, f componentFile) error {
 	for i := range c.Binaries {
 		b := &c.Binaries[i]
 		own := f.Binaries[b.Name]
-		b.Tags = append(slices.Clone(f.Tags), own.Tags...)
+		b.Tags = slices.Concat(allTags, f.Tags, own.Tags)
 		for _, flag := range append(slices.Clone(f.LDFlags), own.LDFlags...) {
 			t, err := template.New("").Option("missingkey=error").Parse(flag.value)
 			if err != nil {

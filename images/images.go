@@ -161,8 +161,8 @@ type Library struct {
 // Binary is one command. Dockerfiles know it as a build context of its name.
 type Binary struct {
 	Name    string
-	Package string // import path, as in the tool directive
-	Tags    []string
+	Package string   // import path, as in the tool directive
+	Tags    []string // netgo, osusergo, then what is declared
 	LDFlags []string // templates filled in; without -s -w
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/rancher/rke2/airgap/registry"
 	"github.com/rancher/rke2/tests/distribution"
+	"github.com/rancher/rke2/tests/tools"
 )
 
 // A registry that fails at random, by answer and by broken connection, gets everything.
@@ -186,11 +187,11 @@ func TestRefusals(t *testing.T) {
 // A registry whose disk is full says so; when it has space the same push completes.
 func TestRegistryFull(t *testing.T) {
 	if os.Getuid() != 0 {
-		distribution.Absent(t, "a small file system for the registry needs root")
+		tools.Absent(t, "a small file system for the registry needs root")
 	}
 	disk := t.TempDir()
 	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=4m"); err != nil {
-		distribution.Absent(t, "a small file system can't be mounted: %v", err)
+		tools.Absent(t, "a small file system can't be mounted: %v", err)
 	}
 	t.Cleanup(func() {
 		// The registry is stopped by now, as it was started later.

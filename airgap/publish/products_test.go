@@ -9,6 +9,7 @@ import (
 
 	"github.com/rancher/rke2/airgap"
 	"github.com/rancher/rke2/tests/distribution"
+	"github.com/rancher/rke2/tests/tools"
 )
 
 // TestProducts pushes the real images, the product of `make airgap`, and reads them back
@@ -22,12 +23,12 @@ func TestProducts(t *testing.T) {
 	layout, key := filepath.Join(dist, "oci"), filepath.Join(dist, "cosign.pub")
 	for _, p := range []string{filepath.Join(layout, "index.json"), key} {
 		if _, err := os.Stat(p); err != nil {
-			distribution.Absent(t, "no images to push: run make airgap (%v)", err)
+			tools.Absent(t, "no images to push: run make airgap (%v)", err)
 		}
 	}
 	s := distribution.Start(t, distribution.Options{})
-	crane := distribution.Tool(t, "airgap/testdata/tools/crane", "crane")
-	cosign := distribution.Tool(t, "airgap/testdata/tools/cosign", "cosign")
+	crane := tools.Build(t, "airgap/testdata/tools/crane", "crane")
+	cosign := tools.Build(t, "airgap/testdata/tools/cosign", "cosign")
 	res, err := Publish(t.Context(), Options{Layout: layout, To: to(t, s.Addr), Client: client(t, s)})
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 	"github.com/rancher/rke2/airgap/catalog"
 	"github.com/rancher/rke2/airgap/registry"
 	"github.com/rancher/rke2/tests/distribution"
+	"github.com/rancher/rke2/tests/tools"
 )
 
 type login authn.AuthConfig
@@ -205,7 +206,7 @@ func get(t *testing.T, s *distribution.Server, format string, args ...any) []byt
 // cosigned verifies with the real cosign, against the registry.
 func cosigned(t *testing.T, s *distribution.Server, prefix, dir, key string) {
 	t.Helper()
-	cosign := distribution.Tool(t, "airgap/testdata/tools/cosign", "cosign")
+	cosign := tools.Build(t, "airgap/testdata/tools/cosign", "cosign")
 	other := distribution.WriteLayout(t, filepath.Join(t.TempDir(), "other"), distribution.Image{Ref: etcd, Platforms: []string{"amd64"}})
 	env := append(os.Environ(), "HOME="+t.TempDir(), "SSL_CERT_FILE="+s.CAFile,
 		"DOCKER_CONFIG="+distribution.DockerConfig(t, strings.SplitN(prefix, "/", 2)[0], s.Addr))

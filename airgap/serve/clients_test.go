@@ -16,6 +16,7 @@ import (
 	"github.com/rancher/rke2/airgap"
 	"github.com/rancher/rke2/airgap/catalog"
 	"github.com/rancher/rke2/tests/distribution"
+	"github.com/rancher/rke2/tests/tools"
 )
 
 // The tests of this file pull the products of `make airgap` with clients that others
@@ -37,7 +38,7 @@ func products(t *testing.T) (r *running, ca, dist string, images []airgap.Image)
 	bundle, key := filepath.Join(dist, "rke2-images-core.linux-amd64.tar"), filepath.Join(dist, "cosign.pub")
 	for _, p := range []string{bundle, key} {
 		if _, err := os.Stat(p); err != nil {
-			distribution.Absent(t, "no bundle to serve: run make airgap (%v)", err)
+			tools.Absent(t, "no bundle to serve: run make airgap (%v)", err)
 		}
 	}
 	hash, err := bcrypt.GenerateFromPassword([]byte(distribution.Password), bcrypt.MinCost)
@@ -85,7 +86,7 @@ func at(r *running, img airgap.Image) string {
 }
 
 func TestCrane(t *testing.T) {
-	crane := distribution.Tool(t, "airgap/testdata/tools/crane", "crane")
+	crane := tools.Build(t, "airgap/testdata/tools/crane", "crane")
 	r, ca, _, images := products(t)
 	run := client(t, r, ca)
 	if got := strings.Fields(run(crane, "catalog", r.addr)); len(got) != len(images) {
@@ -135,7 +136,7 @@ func find(t *testing.T, images []airgap.Image, repository string) airgap.Image {
 func TestSkopeo(t *testing.T) {
 	skopeo, err := exec.LookPath("skopeo")
 	if err != nil {
-		distribution.Absent(t, "skopeo is not installed: apt-get install skopeo")
+		tools.Absent(t, "skopeo is not installed: apt-get install skopeo")
 	}
 	r, ca, _, images := products(t)
 	run := client(t, r, ca)
@@ -154,7 +155,7 @@ func TestSkopeo(t *testing.T) {
 }
 
 func TestCosign(t *testing.T) {
-	cosign := distribution.Tool(t, "airgap/testdata/tools/cosign", "cosign")
+	cosign := tools.Build(t, "airgap/testdata/tools/cosign", "cosign")
 	r, ca, dist, images := products(t)
 	run := client(t, r, ca)
 	ref := at(r, find(t, images, pause))
@@ -169,7 +170,7 @@ func TestCosign(t *testing.T) {
 // asks for the image by its own name.
 func TestContainerd(t *testing.T) {
 	if os.Getuid() != 0 {
-		distribution.Absent(t, "containerd needs root")
+		tools.Absent(t, "containerd needs root")
 	}
 	r, ca, dist, images := products(t)
 	bin := runtimeBin(t, filepath.Join(dist, "rke2-images-core.linux-amd64.tar"), images)

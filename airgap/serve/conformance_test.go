@@ -8,13 +8,13 @@ import (
 	"testing"
 
 	"github.com/rancher/rke2/airgap/catalog"
-	"github.com/rancher/rke2/tests/distribution"
+	"github.com/rancher/rke2/tests/tools"
 )
 
 // TestConformance runs the distribution specification's own tests: what a registry that is
 // read-only answers to pulls and to content discovery.
 func TestConformance(t *testing.T) {
-	tool := distribution.Tool(t, "airgap/serve/testdata/tools/conformance", "conformance")
+	tool := tools.Build(t, "airgap/serve/testdata/tools/conformance", "conformance")
 	_, layout, key := fixture(t)
 	conf, ca := testTLS(t)
 	r := start(t, Options{

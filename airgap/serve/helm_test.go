@@ -18,11 +18,12 @@ import (
 	"github.com/rancher/rke2/airgap/catalog"
 	"github.com/rancher/rke2/airgap/trust"
 	"github.com/rancher/rke2/tests/distribution"
+	"github.com/rancher/rke2/tests/tools"
 )
 
 // TestHelm: Helm pulls a chart.
 func TestHelm(t *testing.T) {
-	helm := distribution.Tool(t, "airgap/serve/testdata/tools/helm", "helm")
+	helm := tools.Build(t, "airgap/serve/testdata/tools/helm", "helm")
 	dir := filepath.Join(t.TempDir(), "oci")
 	key := distribution.WriteLayout(t, dir, distribution.Image{Ref: etcd, Platforms: []string{"amd64"}, Layers: [][]byte{{1}}})
 	chart := chartArchive(t)

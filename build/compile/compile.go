@@ -245,7 +245,8 @@ func buildArgs(comp images.Component, b images.Binary) []string {
 		// A build ID would tell where C libraries and the compiler are on this machine.
 		ld = append(ld, "-linkmode=external", "-extldflags=-static", "-buildid=", "-B=none")
 	}
-	args := []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=" + strings.Join(ld, " ")}
+	// -s -w leaves debugging information out: not to make it first saves a tenth of the time.
+	args := []string{"build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false", "-ldflags=" + strings.Join(ld, " ")}
 	if len(b.Tags) > 0 {
 		args = append(args, "-tags="+strings.Join(b.Tags, ","))
 	}

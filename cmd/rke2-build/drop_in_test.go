@@ -1,9 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"github.com/rancher/rke2/tests/tools"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,7 +68,7 @@ func TestDropIn(t *testing.T) {
 		t.Errorf("openssl: %v", err)
 	}
 
-	cosign := goTool(t, filepath.Join("..", "..", "airgap", "testdata", "tools", "cosign"), "cosign")
+	cosign := tools.Build(t, "airgap/testdata/tools/cosign", "cosign")
 	t.Setenv("HOME", t.TempDir()) // cosign keeps a trust root there
 	verify := []string{"verify-blob", "--key", "cosign.pub", "--private-infrastructure=true", "--signature", sums + ".sig"}
 	if err := check(cosign, append(verify, sums)...); err != nil {
@@ -77,21 +77,6 @@ func TestDropIn(t *testing.T) {
 	if err := check(cosign, append(verify, "cosign.pub")...); err == nil {
 		t.Error("cosign takes the signature for another file's")
 	}
-}
-
-// goTool builds a pinned tool, or takes it from go's cache.
-func goTool(t *testing.T, dir, name string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "tool", "-n", name)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOFLAGS=-trimpath", "CGO_ENABLED=0", "GOFIPS140=off", "GOWORK=off")
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s cannot be built: %v\n%s", name, err, &errs)
-	}
-	return strings.TrimSpace(string(out))
 }
 
 func TestDropInRefuses(t *testing.T) {

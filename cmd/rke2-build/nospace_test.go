@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/rancher/rke2/tests/distribution"
+	"github.com/rancher/rke2/tests/tools"
 )
 
 // full builds with a file system of that size on a folder, then again with room. It runs
@@ -26,7 +26,7 @@ cp -a dist cache "$COPIES/second/"
 // half-written stays, and with room the result is the usual one.
 func TestNoSpaceLeft(t *testing.T) {
 	if os.Getuid() != 0 {
-		distribution.Absent(t, "only root can make a file system that is full")
+		tools.Absent(t, "only root can make a file system that is full")
 	}
 	root := t.TempDir()
 	v := &victim{t: t, root: root, cache: filepath.Join(root, "cache"), key: releaseKey(t, root)}

@@ -3,7 +3,6 @@
 package distribution
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -13,6 +12,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"github.com/rancher/rke2/tests/tools"
 	"math/big"
 	"net"
 	"net/http"
@@ -54,36 +54,6 @@ type Server struct {
 	tls         bool
 }
 
-// Absent ends a test that lacks something: it is skipped on a developer's machine, and
-// fails where CI=true.
-func Absent(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
-// Tool builds a pinned tool, if Go's cache does not have it, and returns its path. dir is
-// the folder of the tool's module, in this project.
-func Tool(t testing.TB, dir, name string) string {
-	t.Helper()
-	root, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		t.Fatalf("finding the project's folder: %v", err)
-	}
-	cmd := exec.CommandContext(t.Context(), "go", "tool", "-n", name)
-	cmd.Dir = filepath.Join(strings.TrimSpace(string(root)), filepath.FromSlash(dir))
-	cmd.Env = append(os.Environ(), "GOFLAGS=-trimpath", "CGO_ENABLED=0", "GOFIPS140=off", "GOWORK=off")
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		Absent(t, "%s can't be built here: %v\n%s", name, err, errs.String())
-	}
-	return strings.TrimSpace(string(out))
-}
-
 // Lay lays out what a registry needs that will listen at an address of another host. All
 // is below Folder, which that host must see under the same path, with Dir writable; the
 // program is [Server.Program], and its arguments are "serve" and Config. Nothing is started.
@@ -91,7 +61,7 @@ func Lay(t testing.TB, address string, o Options) *Server {
 	t.Helper()
 	dir := t.TempDir()
 	s := &Server{Addr: address, Dir: o.Dir, CAFile: filepath.Join(dir, "ca.pem"), Folder: dir, Config: filepath.Join(dir, "config.yml"), tls: !o.NoTLS}
-	s.Program = Tool(t, "airgap/publish/testdata/tools/registry", "registry")
+	s.Program = tools.Build(t, "airgap/publish/testdata/tools/registry", "registry")
 	if s.Dir == "" {
 		s.Dir = filepath.Join(dir, "storage")
 	}
