@@ -1,6 +1,7 @@
 package images
 
 import (
+	"bytes"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -206,9 +207,11 @@ func TestWrappersAreLocked(t *testing.T) {
 		cmd := exec.Command("go", "list", "-mod=readonly", "-f", "{{.ImportPath}}", "tool")
 		cmd.Dir = c.Dir
 		cmd.Env = append(os.Environ(), "GOFLAGS=", "GOENV=off", "GOWORK=off")
-		out, err := cmd.CombinedOutput()
+		var said bytes.Buffer
+		cmd.Stderr = &said // downloads too
+		out, err := cmd.Output()
 		if err != nil {
-			t.Errorf("%s: %v\n%s", c.Name, err, out)
+			t.Errorf("%s: %v\n%s", c.Name, err, &said)
 			continue
 		}
 		if got := len(strings.Fields(string(out))); got != len(c.Binaries) {

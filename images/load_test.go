@@ -85,10 +85,10 @@ func TestLoad(t *testing.T) {
 		t.Fatalf("served is made by %+v", app)
 	}
 	serve, served := app.Binaries[0], app.Binaries[1]
-	if serve.Name != "serve" || serve.Package != "example.com/app/cmd/serve" || strings.Join(serve.Tags, ",") != "one" {
+	if serve.Name != "serve" || serve.Package != "example.com/app/cmd/serve" || strings.Join(serve.Tags, ",") != "netgo,osusergo,one" {
 		t.Errorf("serve: %+v", serve)
 	}
-	if served.Package != "example.com/app/v3" || strings.Join(served.Tags, ",") != "one,two" {
+	if served.Package != "example.com/app/v3" || strings.Join(served.Tags, ",") != "netgo,osusergo,one,two" {
 		t.Errorf("served: %+v", served)
 	}
 	flags := strings.Join(serve.LDFlags, " ")
