@@ -78,11 +78,15 @@ rke2: $(HOST_NODE) $(NODES) ## The node binary, which carries the release's publ
 # Written again only if the release is another.
 $(DIST)/release.json: runtime-image ;
 
+# What it is built from is written down first: its provenance says so (make release).
 $(sort $(NODES) $(HOST_NODE)): $(SOURCES) $(DIST)/release.json
+	@sha256sum $(filter-out build/% cmd/rke2-build/%,$(SOURCES)) >$@.sources.partial && \
+	  (cd $(DIST) && sha256sum release.json) >>$@.sources.partial
 	GOARCH=$(or $(patsubst .linux-%,%,$(suffix $@)),$(HOST_ARCH)) \
 	$(if $(suffix $@),CC=$(CC_$(patsubst .linux-%,%,$(suffix $@)))) \
 	go build -overlay $(DIST)/overlay.json \
 	  -ldflags '-s -w -linkmode=external -extldflags=-static $(ENGINE)' -o $@ ./cmd/rke2
+	@(cd $(@D) && sha256sum $(@F)) >>$@.sources.partial && mv $@.sources.partial $@.sources
 
 # Debian's cross compilers.
 CC_amd64 := x86_64-linux-gnu-gcc

@@ -40,10 +40,17 @@ type Settings struct {
 	PublicKey []byte
 	// Sign gives the signature of a file's content as cosign sign-blob does: base64.
 	Sign func(ctx context.Context, content []byte) ([]byte, error)
-	// Describe gives the SBOM of a node binary: SPDX JSON.
-	Describe func(binary string, p v1.Platform, digest string) ([]byte, error)
+	// Describe says of the node binary in a file, whose SHA-256 in hex is given, what is in
+	// it and what it was made from.
+	Describe func(file string, p v1.Platform, digest string) (Description, error)
 	// Report is told of each artifact when it is there. It may be nil.
 	Report func(Artifact)
+}
+
+// Description is what is known of a program.
+type Description struct {
+	SBOM       []byte // SPDX, JSON
+	Provenance []byte // SLSA v1 provenance in an in-toto statement, JSON
 }
 
 // Artifact is a file that was laid out.

@@ -107,8 +107,8 @@ func products(t *testing.T, arches ...string) Settings {
 			signed[string(content)] = []byte(base64.StdEncoding.EncodeToString(sig))
 			return signed[string(content)], err
 		},
-		Describe: func(_ string, _ v1.Platform, digest string) ([]byte, error) {
-			return []byte(`{"sbom of":"` + digest + `"}`), nil
+		Describe: func(_ string, _ v1.Platform, digest string) (Description, error) {
+			return Description{SBOM: []byte(`{"sbom of":"` + digest + `"}`), Provenance: []byte(`{"provenance of":"` + digest + `"}`)}, nil
 		},
 	}
 }
@@ -219,7 +219,7 @@ func TestLay(t *testing.T) {
 	want := []string{
 		"calico.linux-ARCH.provenance.json", "calico.linux-ARCH.spdx.json", "cosign.pub", "etcd.linux-ARCH.provenance.json", "etcd.linux-ARCH.spdx.json",
 		"install.sh", "rke2-images-canal.linux-ARCH.tar", "rke2-images-canal.linux-ARCH.txt", "rke2-images-core.linux-ARCH.tar", "rke2-images-core.linux-ARCH.txt",
-		"rke2-images.linux-ARCH.tar", "rke2-images.linux-ARCH.txt", "rke2.linux-ARCH", "rke2.linux-ARCH.spdx.json", "rke2.linux-ARCH.tar.gz",
+		"rke2-images.linux-ARCH.tar", "rke2-images.linux-ARCH.txt", "rke2.linux-ARCH", "rke2.linux-ARCH.provenance.json", "rke2.linux-ARCH.spdx.json", "rke2.linux-ARCH.tar.gz",
 		"sha256sum-ARCH.txt", "sha256sum-ARCH.txt.sig",
 	}
 	if !slices.Equal(names, want) {

@@ -16,7 +16,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// binary places a node binary, its archive with scripts and units, and its SBOM.
+// binary places a node binary, its archive with scripts and units, its SBOM and provenance.
 func (l *layouter) binary(_ context.Context, p v1.Platform) ([]string, error) {
 	name := "rke2." + p.OS + "-" + p.Architecture
 	file := filepath.Join(l.Dist, name)
@@ -39,11 +39,12 @@ func (l *layouter) binary(_ context.Context, p v1.Platform) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	bill, err := l.Describe(binary, p, l.made[name].SHA256)
+	said, err := l.Describe(file, p, l.made[name].SHA256)
 	if err != nil {
 		return nil, fmt.Errorf("describing %s: %w", name, err)
 	}
-	return []string{name, name + ".tar.gz", name + ".spdx.json"}, l.bytes(name+".spdx.json", bill, 0o644)
+	return []string{name, name + ".tar.gz", name + ".spdx.json", name + ".provenance.json"},
+		errors.Join(l.bytes(name+".spdx.json", said.SBOM, 0o644), l.bytes(name+".provenance.json", said.Provenance, 0o644))
 }
 
 // writeTarball writes the archive that install.sh, and RKE2's own installer, unpack below

@@ -1,7 +1,8 @@
 // Package provenance writes SLSA v1 provenance (https://slsa.dev/spec/v1.0/provenance) of
-// one platform's image, in an in-toto statement about the image's manifest: what was
-// asked for, with which settings, and everything that went in, by digest. buildtype-v1.md
-// beside this file documents the build type. The same input gives the same bytes: there
+// one platform's image, in an in-toto statement about the image's manifest, or of a program
+// that is shipped as a file: what was asked for, with which settings, and everything that
+// went in, by digest. buildtype-v1.md and program-v1.md beside this file document the two
+// build types. The same input gives the same bytes: there
 // is no clock and no host in it.
 package provenance
 
@@ -104,44 +105,49 @@ type Binary struct {
 	LDFlags []string `json:"ldflags,omitempty"`
 }
 
-// Statement gives the provenance as an in-toto statement: JSON.
+// Statement gives the provenance of an image as an in-toto statement: JSON.
 func Statement(in Input) ([]byte, error) {
-	p, err := predicate(in)
-	if err != nil {
+	fail := func(err error) ([]byte, error) {
 		return nil, fmt.Errorf("writing the provenance of %s: %w", in.Name, err)
 	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(p); err != nil {
-		return nil, fmt.Errorf("writing the provenance of %s: %w", in.Name, err)
-	}
-	return statement.Encode(statement.Provenance, in.Name, in.Digest, bytes.TrimSpace(b.Bytes()))
-}
-
-func predicate(in Input) (slsa.ProvenancePredicate, error) {
 	files, err := inventory.Read(in.Cache, in.Files)
 	if err != nil {
-		return slsa.ProvenancePredicate{}, err
+		return fail(err)
 	}
 	deps, err := dependencies(in, files)
 	if err != nil {
-		return slsa.ProvenancePredicate{}, err
+		return fail(err)
 	}
+	p := definition(in, deps, files)
+	p.BuildDefinition.BuildType = BuildType
+	p.BuildDefinition.ExternalParameters = External{
+		Image: path.Base(in.Name), Repository: path.Dir(in.Name), Tag: in.Tag,
+		Platform: in.Platform.String(), Version: in.Product, SourceDateEpoch: in.Epoch.Unix(),
+	}
+	data, err := encode(p)
+	if err != nil {
+		return fail(err)
+	}
+	return statement.Encode(statement.Provenance, in.Name, in.Digest, data)
+}
+
+// definition is what the provenance of images and of programs have in common.
+func definition(in Input, deps []slsa.ResourceDescriptor, files []inventory.File) slsa.ProvenancePredicate {
 	return slsa.ProvenancePredicate{
-		BuildDefinition: slsa.ProvenanceBuildDefinition{
-			BuildType: BuildType,
-			ExternalParameters: External{
-				Image: path.Base(in.Name), Repository: path.Dir(in.Name), Tag: in.Tag,
-				Platform: in.Platform.String(), Version: in.Product, SourceDateEpoch: in.Epoch.Unix(),
-			},
-			InternalParameters:   internal(in, files),
-			ResolvedDependencies: deps,
-		},
+		BuildDefinition: slsa.ProvenanceBuildDefinition{InternalParameters: internal(in, files), ResolvedDependencies: deps},
 		RunDetails: slsa.ProvenanceRunDetails{
 			Builder: slsa.Builder{ID: Builder, Version: map[string]string{"rke2-build": in.Product}},
 		},
-	}, nil
+	}
+}
+
+// encode keeps characters that HTML would not have.
+func encode(p slsa.ProvenancePredicate) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(p)
+	return bytes.TrimSpace(b.Bytes()), err
 }
 
 func internal(in Input, files []inventory.File) Internal {

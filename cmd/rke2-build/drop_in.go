@@ -17,6 +17,7 @@ import (
 
 	"github.com/rancher/rke2/build/artifact"
 	"github.com/rancher/rke2/build/layer"
+	"github.com/rancher/rke2/build/provenance"
 	"github.com/rancher/rke2/build/sbom"
 	"github.com/rancher/rke2/images"
 	"github.com/rancher/rke2/install"
@@ -35,7 +36,7 @@ its users' scripts know. For each platform:
   rke2-images-SET.linux-ARCH.tar|txt  each set's bundle, and the images in it
   rke2-images.linux-ARCH.tar|txt      core and canal in one
   NAME.linux-ARCH.spdx.json           SBOM of each image, and of rke2
-  NAME.linux-ARCH.provenance.json     SLSA provenance of each image
+  NAME.linux-ARCH.provenance.json     SLSA provenance of each image, and of rke2
   sha256sum-ARCH.txt, .sig            the sums of all of it, signed as cosign sign-blob does
   install.sh, cosign.pub              the installer, with the release's public key inside
 
@@ -118,12 +119,8 @@ func (f *flags) dropIn(cmd *cobra.Command, out string) ([]install.Artifact, erro
 	s := install.Settings{
 		Dist: dist, Out: out, Licence: filepath.Join(filepath.Dir(tree.Dir), "LICENSE"),
 		Release: release, Host: runtime.GOARCH, Epoch: epoch, PublicKey: public, Sign: key.SignBlob,
-		Describe: func(binary string, p v1.Platform, digest string) ([]byte, error) {
-			return sbom.Program(sbom.Input{
-				Name: "rke2", Tag: parsed.Version, Digest: "sha256:" + digest, Platform: artifact.Platform{OS: p.OS, Arch: p.Architecture},
-				Files:   []layer.File{{Path: "rke2", Mode: 0o755, Source: binary, SHA256: digest}},
-				Product: parsed.Version, Epoch: epoch,
-			})
+		Describe: func(file string, p v1.Platform, digest string) (install.Description, error) {
+			return describe(file, digest, artifact.Platform{OS: p.OS, Arch: p.Architecture}, parsed.Version, epoch)
 		},
 		Report: func(a install.Artifact) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%-8s %s\n", "laid out", a.Name)
@@ -133,6 +130,25 @@ func (f *flags) dropIn(cmd *cobra.Command, out string) ([]install.Artifact, erro
 		s.Platforms = append(s.Platforms, v1.Platform{OS: p.OS, Architecture: p.Arch})
 	}
 	return install.Lay(cmd.Context(), s)
+}
+
+// describe gives SBOM and provenance of a node binary.
+func describe(file, digest string, p artifact.Platform, version string, epoch time.Time) (out install.Description, err error) {
+	program := []layer.File{{Path: "rke2", Mode: 0o755, Source: file, SHA256: digest}}
+	out.SBOM, err = sbom.Program(sbom.Input{
+		Name: "rke2", Tag: version, Digest: "sha256:" + digest, Platform: p, Files: program, Product: version, Epoch: epoch,
+	})
+	if err != nil {
+		return out, err
+	}
+	sources, err := provenance.Recorded(file, digest)
+	if err != nil {
+		return out, err
+	}
+	out.Provenance, err = provenance.Program(provenance.Input{
+		Name: "rke2." + p.OS + "-" + p.Arch, Digest: "sha256:" + digest, Platform: p, Product: version, Sources: sources, Files: program,
+	})
+	return out, err
 }
 
 // date is --source-date-epoch.

@@ -1,15 +1,18 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"github.com/rancher/rke2/tests/tools"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/rancher/rke2/tests/tools"
 )
 
 // TestDropIn lays the real products out, and has sha256sum, openssl and the real cosign
@@ -52,6 +55,8 @@ func TestDropIn(t *testing.T) {
 		t.Error(err)
 	}
 
+	checkProvenance(t, filepath.Join(out, "rke2.linux-"+runtime.GOARCH))
+
 	sig, err := os.ReadFile(filepath.Join(out, sums+".sig"))
 	if err != nil {
 		t.Fatal(err)
@@ -76,6 +81,50 @@ func TestDropIn(t *testing.T) {
 	}
 	if err := check(cosign, append(verify, "cosign.pub")...); err == nil {
 		t.Error("cosign takes the signature for another file's")
+	}
+}
+
+// checkProvenance: the binary's is about it, and names what it was built from.
+func checkProvenance(t *testing.T, binary string) {
+	t.Helper()
+	data, err := os.ReadFile(binary + ".provenance.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s struct {
+		Subject []struct {
+			Name   string
+			Digest map[string]string
+		}
+		Predicate struct {
+			BuildDefinition struct {
+				ResolvedDependencies []struct{ Name, URI string }
+				InternalParameters   struct{ CCompilers []string }
+			}
+		}
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		t.Fatal(err)
+	}
+	if sum := fmt.Sprintf("%x", sha256.Sum256(program)); len(s.Subject) != 1 || s.Subject[0].Name != filepath.Base(binary) || s.Subject[0].Digest["sha256"] != sum {
+		t.Errorf("it is about %v, not sha256:%s", s.Subject, sum)
+	}
+	found := map[string]bool{}
+	for _, d := range s.Predicate.BuildDefinition.ResolvedDependencies {
+		uri, _, _ := strings.Cut(d.URI, "@")
+		found[d.Name], found[uri] = true, true
+	}
+	for _, want := range []string{"go.mod", "cmd/rke2/main.go", "release.json", "pkg:golang/stdlib", "pkg:golang/github.com/k3s-io/k3s"} {
+		if !found[want] {
+			t.Errorf("%s is not among %d dependencies", want, len(found))
+		}
+	}
+	if c := s.Predicate.BuildDefinition.InternalParameters.CCompilers; len(c) == 0 || !strings.HasPrefix(c[0], "GCC: ") {
+		t.Errorf("C compilers: %q", c)
 	}
 }
 
