@@ -24,6 +24,9 @@ func main() {
 		ns, err := os.Readlink("/proc/self/ns/net")
 		check(err)
 		text := ns
+		if len(args) > 1 { // the number of a namespace differs between builds
+			text = map[bool]string{true: "that", false: "another"}[ns == args[1]]
+		}
 		for _, i := range ifs {
 			text += " " + i.Name
 		}
