@@ -42,6 +42,7 @@ func (i *Invocation) Run(facts host.Facts, content Content, log *slog.Logger) er
 		return fmt.Errorf("preparing the reset: %w", err)
 	}
 	executor.Set(e)
+	useDriver()
 	if err := e.registerMetrics(); err != nil {
 		return err
 	}
