@@ -30,7 +30,8 @@ func (v *victim) dist() string { return filepath.Join(v.root, "dist") }
 func (v *victim) build() (*exec.Cmd, *bytes.Buffer) {
 	v.t.Helper()
 	cmd := exec.CommandContext(v.t.Context(), os.Args[0], "all", "--images", filepath.Join(v.root, "images"), "--cache", v.cache, "--key", v.key)
-	cmd.Env = append(os.Environ(), asMain+"=1")
+	// Killed compilers leave their folders.
+	cmd.Env = append(os.Environ(), asMain+"=1", "GOTMPDIR="+v.t.TempDir())
 	// A group of its own, so that the compilers it started go with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out := new(bytes.Buffer)

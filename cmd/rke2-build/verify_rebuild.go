@@ -143,6 +143,11 @@ func (f *flags) verifyRebuild(cmd *cobra.Command, r *rebuildFlags, names []strin
 		}
 	}()
 	start := time.Now()
+	restore, err := setEnviron(w.Environ())
+	defer restore()
+	if err != nil {
+		return report, err
+	}
 	p, err := f.elsewhere(cmd, w)
 	if err != nil {
 		return report, err
@@ -236,13 +241,29 @@ func (f *flags) elsewhere(cmd *cobra.Command, w *rebuild.Workspace) (*pipeline.P
 		return nil, err
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "%-8s in %s, with %d fetched files shared\n", "rebuild", w.Dir, n)
-	for k, v := range w.Environ() {
-		if err := os.Setenv(k, v); err != nil {
-			return nil, fmt.Errorf("setting %s for the go command: %w", k, err)
-		}
-	}
 	f.cache, f.out = w.Cache(), w.Out()
 	return f.pipeline(cmd)
+}
+
+// setEnviron sets variables for the go command; restore puts back what was.
+func setEnviron(vars map[string]string) (restore func(), err error) {
+	var undo []func() error
+	restore = func() {
+		for _, f := range undo {
+			_ = f() // the same name was set before
+		}
+	}
+	for k, v := range vars {
+		if was, ok := os.LookupEnv(k); ok {
+			undo = append(undo, func() error { return os.Setenv(k, was) })
+		} else {
+			undo = append(undo, func() error { return os.Unsetenv(k) })
+		}
+		if err := os.Setenv(k, v); err != nil {
+			return restore, fmt.Errorf("setting %s for the go command: %w", k, err)
+		}
+	}
+	return restore, nil
 }
 
 // statementsIn lists the SBOMs and provenance statements of a products' folder.

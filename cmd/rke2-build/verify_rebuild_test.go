@@ -26,7 +26,12 @@ func rewrite(t *testing.T, path, old, replacement string) {
 // the layout was built from.
 func TestVerifyRebuild(t *testing.T) {
 	root := project(t)
-	t.Setenv("GOCACHE", os.Getenv("GOCACHE")) // verify-rebuild sets it: put it back
+	before, set := os.LookupEnv("GOCACHE")
+	t.Cleanup(func() {
+		if after, still := os.LookupEnv("GOCACHE"); after != before || still != set {
+			t.Errorf("GOCACHE is %q afterwards: what goes on here would fill a folder that was removed", after)
+		}
+	})
 	if code, _, msg := invoke(t, "verify-rebuild", "tiny"); code != exitFailure || !strings.Contains(msg, "there is no OCI layout in "+filepath.Join(root, "dist", "oci")) {
 		t.Fatalf("without a layout: %d %s", code, msg)
 	}

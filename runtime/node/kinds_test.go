@@ -193,7 +193,6 @@ func TestPrepareFromForeignLayouts(t *testing.T) {
 			if err := l.AppendImage(signature, named(fmt.Sprintf("docker.io/rancher/rke2-runtime:sha256-%s.sig", digest.Hex))); err != nil {
 				t.Fatal(err)
 			}
-			w.drop(t)
 			w.config.DataDir = filepath.Join(t.TempDir(), "data")
 			w.drop(t)
 			tarOf(t, dir, filepath.Join(w.config.ImagesDir(), "foreign.tar"))
