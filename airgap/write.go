@@ -2,13 +2,14 @@ package airgap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// Write writes the bundle of the selected images to w: plain tar, a few hundred KiB of memory,
+// Write writes the bundle of the selected images to w: plain tar, a few MiB of memory,
 // every blob verified on its way. If it fails, what w got is no bundle.
 func Write(ctx context.Context, w io.Writer, src Source, sel Selection) error {
 	p, err := NewPlan(src, sel)
@@ -20,14 +21,14 @@ func Write(ctx context.Context, w io.Writer, src Source, sel Selection) error {
 
 // Write writes the planned bundle: Size bytes.
 func (p *Plan) Write(ctx context.Context, w io.Writer) error {
-	buf := make([]byte, 1<<20)
+	buffers := [2][]byte{make([]byte, 1<<20), make([]byte, 1<<20)}
 	for _, h := range p.head {
 		if err := writeEntry(ctx, w, h.name, h.content); err != nil {
 			return fmt.Errorf("writing bundle: %s: %w", h.name, err)
 		}
 	}
 	for _, b := range p.blobs {
-		if err := p.writeBlob(ctx, w, b, buf); err != nil {
+		if err := p.writeBlob(ctx, w, b, buffers); err != nil {
 			return fmt.Errorf("writing bundle: %w", err)
 		}
 	}
@@ -50,7 +51,7 @@ func writeEntry(ctx context.Context, w io.Writer, name string, content []byte) e
 	return ctx.Err()
 }
 
-func (p *Plan) writeBlob(ctx context.Context, w io.Writer, d v1.Descriptor, buf []byte) error {
+func (p *Plan) writeBlob(ctx context.Context, w io.Writer, d v1.Descriptor, buffers [2][]byte) error {
 	h, err := header(blobName(d.Digest), d.Size)
 	if err != nil {
 		return err
@@ -63,13 +64,53 @@ func (p *Plan) writeBlob(ctx context.Context, w io.Writer, d v1.Descriptor, buf 
 		return err
 	}
 	defer r.Close()
-	// Hide WriterTo and ReaderFrom: the copy must pass through the buffer.
-	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{cancelable{ctx, verify(r, d.Digest, d.Size)}}, buf)
-	if err != nil {
+	if err := readAhead(w, cancelable{ctx, verify(r, d.Digest, d.Size)}, buffers); err != nil {
 		return err
 	}
 	_, err = w.Write(make([]byte, padding(d.Size)))
 	return err
+}
+
+// readAhead copies r to w until r ends, and reads a piece while the one before is written:
+// there is a digest to be had on both sides. Nothing is read any more when it returns.
+func readAhead(w io.Writer, r io.Reader, buffers [2][]byte) error {
+	type piece struct {
+		buffer []byte
+		n      int
+		err    error
+	}
+	free, full := make(chan []byte, len(buffers)), make(chan piece, len(buffers))
+	for _, b := range buffers {
+		free <- b
+	}
+	go func() {
+		defer close(full)
+		for b := range free {
+			n, err := r.Read(b)
+			full <- piece{b, n, err}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	var failed error
+	for p := range full {
+		if failed != nil {
+			continue // read before the reader heard of it
+		}
+		if _, err := w.Write(p.buffer[:p.n]); err != nil {
+			failed = err
+			close(free)
+			continue
+		}
+		switch {
+		case p.err == nil:
+			free <- p.buffer
+		case !errors.Is(p.err, io.EOF):
+			failed = p.err
+		}
+	}
+	return failed
 }
 
 // cancelable ends reading when its context does.
