@@ -13,8 +13,9 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4"
-	"github.com/rancher/rke2/tests/tools"
 	"github.com/ulikunitz/xz"
+
+	"github.com/rancher/rke2/tests/tools"
 )
 
 func compress(t testing.TB, b []byte, c compression) []byte {

@@ -1,4 +1,4 @@
-// Align gives modules that compile the same libraries the same versions of them, so that
+// Command align gives modules that compile the same libraries the same versions of them, so that
 // Go's build cache compiles each library once, and one update mends a fault in all of
 // them. The highest version that a module of the group asks for wins, as within one
 // module; a replacement of a group's first module holds for the others.
@@ -7,7 +7,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,8 +19,8 @@ import (
 )
 
 // groups are folders of modules. Not here: those whose upstream holds them at an old
-// minor of Kubernetes (Calico, ingress-nginx, containerd),
-// and Kubernetes itself, which is built with what its release names.
+// minor of Kubernetes (Calico, ingress-nginx, containerd), and Kubernetes itself, which is
+// built with what its release names.
 var groups = [][]string{
 	{".", "images/cloud-provider", "airgap/testdata/tools/cosign", "airgap/testdata/tools/crane"},
 	{"images/coredns", "images/flannel", "images/klipper-helm", "images/metrics-server", "images/snapshot-controller",
@@ -123,9 +122,6 @@ func differences(root string, dirs []string) ([]difference, error) {
 				highest[r.Mod.Path] = r.Mod.Version
 			}
 		}
-	}
-	if len(files) < 2 {
-		return nil, errors.New("a group has two modules at least")
 	}
 	var out []difference
 	for _, dir := range dirs {

@@ -1,4 +1,4 @@
-// Registry is the CNCF distribution registry with those of its storage drivers and ways to
+// Command registry is the CNCF distribution registry with those of its storage drivers and ways to
 // log in that the tests want: its own main package compiles the SDKs of three clouds too.
 package main
 
