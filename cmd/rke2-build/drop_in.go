@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rancher/rke2/build/artifact"
+	"github.com/rancher/rke2/build/cache"
 	"github.com/rancher/rke2/build/layer"
 	"github.com/rancher/rke2/build/provenance"
 	"github.com/rancher/rke2/build/sbom"
@@ -116,11 +117,15 @@ func (f *flags) dropIn(cmd *cobra.Command, out string) ([]install.Artifact, erro
 	if err != nil {
 		return nil, err
 	}
+	known, err := f.openCache()
+	if err != nil {
+		return nil, err
+	}
 	s := install.Settings{
 		Dist: dist, Out: out, Licence: filepath.Join(filepath.Dir(tree.Dir), "LICENSE"),
 		Release: release, Host: runtime.GOARCH, Epoch: epoch, PublicKey: public, Sign: key.SignBlob,
 		Describe: func(file string, p v1.Platform, digest string) (install.Description, error) {
-			return describe(file, digest, artifact.Platform{OS: p.OS, Arch: p.Architecture}, parsed.Version, epoch)
+			return describe(known, file, digest, artifact.Platform{OS: p.OS, Arch: p.Architecture}, parsed.Version, epoch)
 		},
 		Report: func(a install.Artifact) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%-8s %s\n", "laid out", a.Name)
@@ -132,11 +137,11 @@ func (f *flags) dropIn(cmd *cobra.Command, out string) ([]install.Artifact, erro
 	return install.Lay(cmd.Context(), s)
 }
 
-// describe gives SBOM and provenance of a node binary.
-func describe(file, digest string, p artifact.Platform, version string, epoch time.Time) (out install.Description, err error) {
+// describe gives SBOM and provenance of a node binary, which is read once for both.
+func describe(known *cache.Cache, file, digest string, p artifact.Platform, version string, epoch time.Time) (out install.Description, err error) {
 	program := []layer.File{{Path: "rke2", Mode: 0o755, Source: file, SHA256: digest}}
 	out.SBOM, err = sbom.Program(sbom.Input{
-		Name: "rke2", Tag: version, Digest: "sha256:" + digest, Platform: p, Files: program, Product: version, Epoch: epoch,
+		Name: "rke2", Tag: version, Digest: "sha256:" + digest, Platform: p, Files: program, Product: version, Epoch: epoch, Cache: known,
 	})
 	if err != nil {
 		return out, err
@@ -146,7 +151,7 @@ func describe(file, digest string, p artifact.Platform, version string, epoch ti
 		return out, err
 	}
 	out.Provenance, err = provenance.Program(provenance.Input{
-		Name: "rke2." + p.OS + "-" + p.Arch, Digest: "sha256:" + digest, Platform: p, Product: version, Sources: sources, Files: program,
+		Name: "rke2." + p.OS + "-" + p.Arch, Digest: "sha256:" + digest, Platform: p, Product: version, Sources: sources, Files: program, Cache: known,
 	})
 	return out, err
 }
